@@ -1,0 +1,3 @@
+//! consumer
+
+fn main() {}

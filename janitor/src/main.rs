@@ -1,0 +1,3 @@
+//! janitor
+
+fn main() {}

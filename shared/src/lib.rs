@@ -1,0 +1,7 @@
+//! The agreement between the programs: what lies in the spool, what it means and how it changes.
+//!
+//! Synchronous and free of HTTP, async runtimes and policy, so that it is tested without any of
+//! them. Modules in reading order.
+
+pub mod id;
+pub mod size;
