@@ -5,3 +5,8 @@
 
 pub mod id;
 pub mod size;
+pub mod time;
+
+pub mod durable;
+pub mod layout;
+pub mod record;

@@ -1,0 +1,389 @@
+//! The only renames, links, unlinks and syncs of the project.
+//!
+//! What makes bytes survive a power cut is `fdatasync` on the descriptor that wrote them; what
+//! makes a name survive is `fsync` of its directory. A sync that failed is never tried again:
+//! the kernel reports a lost page once and then answers 0 over lost data (ext4 and xfs).
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Condvar, Mutex, PoisonError};
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, RenameFlags};
+
+/// A file operation that failed: which, on what, and why. Never shown to a client.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to {operation} {}: {source}", path.display())]
+pub struct DiskError {
+    /// What was tried: "rename", "sync", …
+    pub operation: &'static str,
+    /// On which file.
+    pub path: PathBuf,
+    /// The system's answer.
+    #[source]
+    pub source: io::Error,
+}
+
+impl DiskError {
+    /// An operation on `path` that failed with `source`.
+    pub fn new(operation: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Self {
+        Self {
+            operation,
+            path: path.into(),
+            source,
+        }
+    }
+
+    /// The kind of the system's answer.
+    #[must_use]
+    pub fn kind(&self) -> io::ErrorKind {
+        self.source.kind()
+    }
+
+    /// Whether the file was not there. `ESTALE` is how network filesystems say so late.
+    #[must_use]
+    pub fn is_missing(&self) -> bool {
+        is_missing(&self.source)
+    }
+
+    /// Whether space or quota ran out.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        is_full(&self.source)
+    }
+}
+
+/// Whether an error says that the file was not there.
+#[must_use]
+pub fn is_missing(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::StaleNetworkFileHandle
+    )
+}
+
+/// Whether an error says that space or quota ran out.
+#[must_use]
+pub fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
+}
+
+/// Adds operation and path to an I/O error.
+pub trait OnPath<T> {
+    /// Names what failed.
+    ///
+    /// # Errors
+    /// The same error, with its operation and path.
+    fn on(self, operation: &'static str, path: &Path) -> Result<T, DiskError>;
+}
+
+impl<T> OnPath<T> for io::Result<T> {
+    fn on(self, operation: &'static str, path: &Path) -> Result<T, DiskError> {
+        self.map_err(|source| DiskError::new(operation, path, source))
+    }
+}
+
+impl<T> OnPath<T> for nix::Result<T> {
+    fn on(self, operation: &'static str, path: &Path) -> Result<T, DiskError> {
+        self.map_err(|errno| DiskError::new(operation, path, errno.into()))
+    }
+}
+
+/// What a positive answer promises (`--durability`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// Every answered byte and offset survives a power cut.
+    EveryPatch,
+    /// A finished upload survives a power cut; an unfinished one may fall back, even to nothing.
+    OnFinish,
+    /// Nothing is synced: only crashes of the programs are survived, not of the machine.
+    None,
+}
+
+impl Durability {
+    /// Whether what happens before the end of an upload is synced.
+    #[must_use]
+    pub fn syncs_patches(self) -> bool {
+        self == Self::EveryPatch
+    }
+
+    /// Whether the hand-over and everything after it is synced.
+    #[must_use]
+    pub fn syncs_finish(self) -> bool {
+        self != Self::None
+    }
+}
+
+/// Opens an existing regular file without following a link, for reading and, if asked,
+/// writing (`flock` over NFS needs a descriptor open for writing).
+///
+/// # Errors
+/// As open(2); `InvalidInput` if the name is not a regular file.
+pub fn open(path: &Path, write: bool) -> Result<File, DiskError> {
+    // O_NONBLOCK: a fifo that somebody put there must not block the scan.
+    let flags = (nix::fcntl::OFlag::O_NOFOLLOW | nix::fcntl::OFlag::O_NONBLOCK).bits();
+    let opened = OpenOptions::new()
+        .read(true)
+        .write(write)
+        .custom_flags(flags)
+        .open(path);
+    let file = opened.on("open", path)?;
+    if !file.metadata().on("stat", path)?.is_file() {
+        let what = io::Error::new(io::ErrorKind::InvalidInput, "not a regular file");
+        return Err(DiskError::new("open", path, what));
+    }
+    Ok(file)
+}
+
+/// Creates a file that must not exist yet, for reading and writing.
+///
+/// # Errors
+/// As open(2) with `O_CREAT | O_EXCL`.
+pub fn create_new(path: &Path, mode: u32) -> Result<File, DiskError> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create_new(true).mode(mode);
+    options
+        .custom_flags(nix::fcntl::OFlag::O_NOFOLLOW.bits())
+        .open(path)
+        .on("create", path)
+}
+
+/// Renames, replacing what is at `to`.
+///
+/// # Errors
+/// As rename(2).
+pub fn rename(from: &Path, to: &Path) -> Result<(), DiskError> {
+    #[expect(clippy::disallowed_methods, reason = "the one place")]
+    std::fs::rename(from, to).on("rename", from)
+}
+
+/// Renames without replacing: `AlreadyExists` if `to` is there. Where the filesystem lacks
+/// `RENAME_NOREPLACE` (gluster answers `EINVAL`), a link and an unlink do the same, and for a
+/// moment the file has both names.
+///
+/// # Errors
+/// As renameat2(2), link(2), unlink(2).
+pub fn rename_noreplace(from: &Path, to: &Path) -> Result<(), DiskError> {
+    let flags = RenameFlags::RENAME_NOREPLACE;
+    match nix::fcntl::renameat2(AT_FDCWD, from, AT_FDCWD, to, flags) {
+        Err(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP) => {
+            link(from, to)?;
+            unlink(from).map(|_| ())
+        }
+        result => result.on("rename", from),
+    }
+}
+
+/// Gives a file a second name; `AlreadyExists` if it is taken.
+///
+/// # Errors
+/// As link(2).
+pub fn link(from: &Path, to: &Path) -> Result<(), DiskError> {
+    std::fs::hard_link(from, to).on("link", from)
+}
+
+/// Removes a name; whether it was there.
+///
+/// # Errors
+/// As unlink(2), but for the name's absence.
+pub fn unlink(path: &Path) -> Result<bool, DiskError> {
+    match std::fs::remove_file(path) {
+        Err(error) if is_missing(&error) => Ok(false),
+        result => result.on("unlink", path).map(|()| true),
+    }
+}
+
+/// Whether two handles or paths name one inode: device and inode number.
+#[must_use]
+pub fn identity(metadata: &std::fs::Metadata) -> (u64, u64) {
+    (metadata.dev(), metadata.ino())
+}
+
+/// `stat` without following links; `None` if the name is not there.
+///
+/// # Errors
+/// As lstat(2), but for the name's absence.
+pub fn stat(path: &Path) -> Result<Option<std::fs::Metadata>, DiskError> {
+    match std::fs::symlink_metadata(path) {
+        Err(error) if is_missing(&error) => Ok(None),
+        result => result.on("stat", path).map(Some),
+    }
+}
+
+/// Flushes a file's bytes and size.
+///
+/// # Errors
+/// As fdatasync(2). The caller must treat what was written since the last success as lost.
+pub fn sync_data(file: &File, path: &Path) -> Result<(), DiskError> {
+    file.sync_data().on("sync", path)
+}
+
+/// Makes the names of one directory durable, with one `fsync` for all who wait at a time.
+///
+/// A caller is served by a sync that *began* after it asked: it either becomes the leader of the
+/// next one or waits for it. So n concurrent hand-overs cost about two syncs, not n. A failed
+/// sync poisons the directory for good: every later call fails with the same error, because a
+/// second fsync would answer 0 over lost names.
+#[derive(Debug)]
+pub struct DirSync {
+    dir: File,
+    path: PathBuf,
+    rounds: Mutex<Rounds>,
+    finished: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Rounds {
+    begun: u64,
+    ended: u64,
+    failed: Option<i32>,
+}
+
+impl DirSync {
+    /// Opens a directory for syncing.
+    ///
+    /// # Errors
+    /// As open(2).
+    pub fn open(path: PathBuf) -> Result<Self, DiskError> {
+        let dir = File::open(&path).on("open", &path)?;
+        Ok(Self {
+            dir,
+            path,
+            rounds: Mutex::default(),
+            finished: Condvar::new(),
+        })
+    }
+
+    /// Returns once every change made to the directory before this call is durable.
+    ///
+    /// # Errors
+    /// As fsync(2), now and for ever after.
+    pub fn sync(&self) -> Result<(), DiskError> {
+        let mut rounds = self.rounds.lock().unwrap_or_else(PoisonError::into_inner);
+        let wanted = rounds.begun + 1;
+        while rounds.ended < wanted && rounds.failed.is_none() {
+            if rounds.begun > rounds.ended {
+                rounds = self
+                    .finished
+                    .wait(rounds)
+                    .unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            rounds.begun += 1;
+            drop(rounds);
+            let result = self.dir.sync_all();
+            rounds = self.rounds.lock().unwrap_or_else(PoisonError::into_inner);
+            rounds.ended = rounds.begun;
+            if let Err(error) = result {
+                rounds.failed = Some(error.raw_os_error().unwrap_or(nix::libc::EIO));
+            }
+            self.finished.notify_all();
+        }
+        match rounds.failed {
+            None => Ok(()),
+            Some(errno) => {
+                let source = io::Error::from_raw_os_error(errno);
+                Err(DiskError::new("sync", &self.path, source))
+            }
+        }
+    }
+
+    /// How many `fsync` calls were made: for metrics and tests.
+    #[must_use]
+    pub fn rounds(&self) -> u64 {
+        self.rounds
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .ended
+    }
+
+    /// Whether a sync has failed, after which none can succeed.
+    #[must_use]
+    pub fn is_poisoned(&self) -> bool {
+        self.rounds
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .failed
+            .is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn a_rename_without_replace_keeps_what_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+        std::fs::write(&a, "a").unwrap();
+        std::fs::write(&b, "b").unwrap();
+        let refused = rename_noreplace(&a, &b).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(std::fs::read_to_string(&b).unwrap(), "b");
+        assert!(unlink(&b).unwrap());
+        assert!(!unlink(&b).unwrap());
+        rename_noreplace(&a, &b).unwrap();
+        assert_eq!(std::fs::read_to_string(&b).unwrap(), "a");
+        assert!(stat(&a).unwrap().is_none());
+    }
+
+    #[test]
+    fn neither_links_nor_fifos_nor_directories_are_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, link, fifo) = (
+            dir.path().join("file"),
+            dir.path().join("link"),
+            dir.path().join("fifo"),
+        );
+        std::fs::write(&file, "x").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(open(&file, true).is_ok());
+        for path in [&link, &fifo] {
+            assert!(open(path, true).is_err(), "{path:?}");
+        }
+        assert!(open(dir.path(), false).is_err());
+        assert!(
+            open(&dir.path().join("none"), true)
+                .unwrap_err()
+                .is_missing()
+        );
+    }
+
+    #[test]
+    fn waiters_share_one_sync_and_each_is_served_by_one_that_began_after_it_asked() {
+        let dir = tempfile::tempdir().unwrap();
+        let sync = Arc::new(DirSync::open(dir.path().to_owned()).unwrap());
+        std::thread::scope(|scope| {
+            for _ in 0..32 {
+                scope.spawn(|| {
+                    for _ in 0..8 {
+                        let before = sync.rounds();
+                        sync.sync().unwrap();
+                        assert!(sync.rounds() > before);
+                    }
+                });
+            }
+        });
+        assert!(sync.rounds() <= 32 * 8);
+    }
+
+    #[test]
+    fn a_failed_directory_sync_is_never_forgotten() {
+        // /proc is a directory that cannot be synced: EINVAL.
+        let sync = DirSync::open("/proc".into()).unwrap();
+        assert!(sync.sync().is_err());
+        let rounds = sync.rounds();
+        assert!(sync.sync().is_err());
+        assert_eq!(sync.rounds(), rounds, "it was tried again");
+        assert!(sync.is_poisoned());
+    }
+}

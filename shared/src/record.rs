@@ -1,0 +1,619 @@
+//! The record of an upload: the JSON object beside its data.
+//!
+//! A record is one JSON object in two parts. What changes during an upload's life stands in a
+//! *head* of exactly [`HEAD_LEN`] bytes, every value padded with blanks to a fixed width; the rest
+//! follows and is fixed when the upload is created. To any JSON reader (tussi's workers among
+//! them) it is an ordinary object.
+//!
+//! The head is overwritten in place by one `pwrite`. It lies within the first sector, so a power
+//! cut leaves the old head or the new one; it never needs new space, so the offset can be kept on
+//! a full disk; and it costs no inode (replacing the record by rename costs ten times as much and
+//! makes ext4 creates slow where many inodes were freed). Only the holder of the data file's lock
+//! writes; who reads without it reads until two reads agree.
+//!
+//! A record without `format` is tussi's and means what tussi means by it. Fields that we do not
+//! know are kept.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::durable::{self, DiskError, OnPath};
+use crate::id::{ClaimId, UploadId};
+use crate::layout::{DataAt, Dir};
+use crate::size::{Length, Offset};
+use crate::time::{UnixTime, iso8601_duration};
+
+/// Version of the record's format that this code writes.
+pub const FORMAT: u32 = 1;
+
+/// Bytes of a record that are overwritten in place: one sector.
+pub const HEAD_LEN: usize = 512;
+
+/// Largest record that is read, in bytes; whatever is larger is not a record.
+pub const RECORD_MAX: u64 = 4 << 20;
+
+/// When an upload counts as received in full.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Finish {
+    /// At offset == length (tus).
+    #[default]
+    AtLength,
+    /// Once the client has said so: offset == length alone does not complete it (IETF draft).
+    AtFlag,
+    /// Never by itself: a part of a concatenation.
+    Never,
+}
+
+/// Where the record says that the data is: a hint, the data file's name is the truth.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PlaceName {
+    /// Being received.
+    #[default]
+    Uploads,
+    /// Free to be claimed.
+    Completed,
+    /// One consumer works on it.
+    Claimed,
+    /// Waits for its next attempt.
+    Deferred,
+    /// Taken aside by an operator.
+    Held,
+    /// A dead letter.
+    Failed,
+    /// The data has left the spool.
+    Receipts,
+}
+
+impl PlaceName {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Uploads => "uploads",
+            Self::Completed => "completed",
+            Self::Claimed => "claimed",
+            Self::Deferred => "deferred",
+            Self::Held => "held",
+            Self::Failed => "failed",
+            Self::Receipts => "receipts",
+        }
+    }
+}
+
+/// One attempt to process an upload, kept for the dead letter's reason.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// Which attempt, from 1.
+    pub n: u32,
+    /// When it began.
+    pub started_at: UnixTime,
+    /// When it ended.
+    pub ended_at: UnixTime,
+    /// Host that made it.
+    pub host: String,
+    /// Process that made it.
+    pub pid: u32,
+    /// What ran: "check", "move" or "hook".
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub stage: String,
+    /// Exit code of the command.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit: Option<i32>,
+    /// Signal that ended the command.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<i32>,
+    /// Whether its time ran out.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub timeout: bool,
+    /// Why it failed, in one line.
+    pub error: String,
+    /// The end of its standard error.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub stderr_tail: String,
+}
+
+/// What became of an upload whose data has left the spool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ending {
+    /// A consumer delivered it.
+    Delivered,
+    /// The client or an operator removed it.
+    Terminated,
+    /// It was idle, or nobody claimed it, for too long.
+    Expired,
+    /// A part that has been joined into its final upload.
+    Joined,
+}
+
+/// The receipt's own part of the record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Receipt {
+    /// What became of the upload.
+    pub ending: Ending,
+    /// When.
+    pub at: UnixTime,
+    /// Name in the destination, where it was moved to one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub destination: Option<String>,
+}
+
+/// The record of one upload, in memory.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Record {
+    /// Version of the format; `None` is tussi's.
+    pub format: Option<u32>,
+    /// The watermark: every byte below it has been received, verified and (in `every-patch`
+    /// mode) synced.
+    pub offset: Offset,
+    /// `None` while the client has not said it (`Upload-Defer-Length`).
+    pub length: Option<Length>,
+    /// When the offset last moved.
+    pub last_write: UnixTime,
+    /// Whether the client has said that this is all (IETF draft); durable before the hand-over.
+    pub flagged: bool,
+    /// Where the data is: a hint.
+    pub place: PlaceName,
+    /// The claim that holds it, if `place` says so.
+    pub claim: Option<ClaimId>,
+    /// Attempts begun to process it.
+    pub attempts: u32,
+    /// Earliest next attempt, Unix seconds, if `place` is `deferred`.
+    pub not_before: Option<u64>,
+    /// When it was received in full.
+    pub finished_at: Option<UnixTime>,
+    /// Digest of the whole content, `sha256:…` in hexadecimal.
+    pub digest: Option<String>,
+    /// For a part: the final upload that was last made of it.
+    pub joined_into: Option<UploadId>,
+    /// What never changes after creation, and what is only written with the whole record.
+    pub rest: Rest,
+}
+
+/// The part of a record behind its head.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Rest {
+    /// When the upload was created.
+    pub created_at: UnixTime,
+    /// When the upload is complete.
+    #[serde(default)]
+    pub finish: Finish,
+    /// The client's metadata whose values are UTF-8.
+    #[serde(default)]
+    pub metadata: BTreeMap<String, String>,
+    /// The client's metadata whose values are not UTF-8, in Base64.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata_base64: BTreeMap<String, String>,
+    /// What the on-create hook added.
+    #[serde(default)]
+    pub server_metadata: BTreeMap<String, String>,
+    /// The client's `Upload-Metadata`, byte for byte.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upload_metadata: Option<String>,
+    /// The client's `Upload-Concat`, byte for byte.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upload_concat: Option<String>,
+    /// For a final upload: its parts in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<UploadId>,
+    /// A digest that the client declared for the whole, checked before the hand-over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub declared_digest: Option<String>,
+    /// Attempts that failed, oldest first, at most [`HISTORY_MAX`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub history: Vec<Attempt>,
+    /// The short result that a hook wrote for the client.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result: Option<Value>,
+    /// What became of it; in `receipts/` only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receipt: Option<Receipt>,
+    /// Fields that we do not know, kept as they came.
+    #[serde(flatten)]
+    pub other: Map<String, Value>,
+}
+
+/// How many failed attempts a record remembers.
+pub const HISTORY_MAX: usize = 20;
+
+/// The fields of the head as JSON names them.
+#[derive(Deserialize)]
+struct OnDisk {
+    #[serde(default)]
+    format: Option<u32>,
+    #[serde(default)]
+    offset: Offset,
+    length: Option<Length>,
+    last_write: UnixTime,
+    #[serde(default)]
+    flagged: bool,
+    #[serde(default)]
+    place: PlaceName,
+    #[serde(default)]
+    claim: Option<ClaimId>,
+    #[serde(default)]
+    attempts: u32,
+    #[serde(default)]
+    not_before: Option<u64>,
+    #[serde(default)]
+    finished_at: Option<String>,
+    #[serde(default, rename = "duration")]
+    _duration: Option<String>,
+    #[serde(default)]
+    digest: Option<String>,
+    #[serde(default)]
+    joined_into: Option<UploadId>,
+    #[serde(flatten)]
+    rest: Rest,
+}
+
+/// Why a file is not a record.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// It could not be read.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// It was read, but is empty, torn or not ours.
+    #[error("{} is not a record: {reason}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+impl RecordError {
+    /// Whether there is no such file.
+    #[must_use]
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::Disk(error) if error.is_missing())
+    }
+}
+
+impl Record {
+    /// The record of a new upload.
+    #[must_use]
+    pub fn new(length: Option<Length>, now: UnixTime) -> Self {
+        Self {
+            format: Some(FORMAT),
+            offset: Offset(0),
+            length,
+            last_write: now,
+            flagged: false,
+            place: PlaceName::Uploads,
+            claim: None,
+            attempts: 0,
+            not_before: None,
+            finished_at: None,
+            digest: None,
+            joined_into: None,
+            rest: Rest {
+                created_at: now,
+                ..Rest::default()
+            },
+        }
+    }
+
+    /// Whether the upload has been received in full by its own rule, so that whoever finds it
+    /// may hand it over.
+    #[must_use]
+    pub fn is_received(&self) -> bool {
+        let at_length = self
+            .length
+            .is_some_and(|length| self.offset.reaches(length));
+        match self.rest.finish {
+            Finish::AtLength => at_length,
+            Finish::AtFlag => at_length && self.flagged,
+            Finish::Never => false,
+        }
+    }
+
+    /// Whether this is a part of a concatenation.
+    #[must_use]
+    pub fn is_partial(&self) -> bool {
+        self.rest.finish == Finish::Never
+    }
+
+    /// Whether this is a final upload of a concatenation.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        !self.rest.parts.is_empty()
+    }
+
+    /// Whether this is a final upload whose parts are still being joined.
+    #[must_use]
+    pub fn is_assembling(&self) -> bool {
+        self.is_final() && self.place == PlaceName::Uploads && !self.is_received()
+    }
+
+    /// Writes down where the data is.
+    pub fn set_place(&mut self, at: DataAt) {
+        self.claim = None;
+        self.not_before = None;
+        self.place = match at {
+            DataAt::Uploads => PlaceName::Uploads,
+            DataAt::Completed => PlaceName::Completed,
+            DataAt::Claimed(claim) => {
+                self.claim = Some(claim);
+                PlaceName::Claimed
+            }
+            DataAt::Deferred(not_before) => {
+                self.not_before = Some(not_before);
+                PlaceName::Deferred
+            }
+            DataAt::Held => PlaceName::Held,
+            DataAt::Failed => PlaceName::Failed,
+        };
+    }
+
+    /// Where the record says that the data is; `None` for a receipt.
+    #[must_use]
+    pub fn data_at(&self) -> Option<DataAt> {
+        match self.place {
+            PlaceName::Uploads => Some(DataAt::Uploads),
+            PlaceName::Completed => Some(DataAt::Completed),
+            PlaceName::Claimed => self.claim.map(DataAt::Claimed),
+            PlaceName::Deferred => self.not_before.map(DataAt::Deferred),
+            PlaceName::Held => Some(DataAt::Held),
+            PlaceName::Failed => Some(DataAt::Failed),
+            PlaceName::Receipts => None,
+        }
+    }
+
+    /// Adds a failed attempt, forgetting the oldest beyond [`HISTORY_MAX`].
+    pub fn remember(&mut self, attempt: Attempt) {
+        let history = &mut self.rest.history;
+        history.push(attempt);
+        let excess = history.len().saturating_sub(HISTORY_MAX);
+        history.drain(..excess);
+    }
+
+    /// Time from creation to completion.
+    #[must_use]
+    pub fn duration(&self) -> Option<Duration> {
+        self.finished_at.map(|end| end.since(self.rest.created_at))
+    }
+
+    /// The head: [`HEAD_LEN`] bytes that end in a comma, values padded to fixed widths.
+    #[must_use]
+    pub fn head(&self) -> [u8; HEAD_LEN] {
+        let quoted = |text: Option<String>| text.map_or("null".to_owned(), |t| format!("\"{t}\""));
+        let digest = self
+            .digest
+            .as_deref()
+            .filter(|d| d.len() <= DIGEST_MAX && is_plain(d));
+        let text = format!(
+            "{{\"format\":{FORMAT},\"offset\":{:20},\"length\":{:>20},\"last_write\":{:>17},\
+             \"flagged\":{:5},\"place\":{:11},\"claim\":{:34},\"attempts\":{:10},\
+             \"not_before\":{:>10},\"finished_at\":{:29},\"duration\":{:24},\"digest\":{:77},\
+             \"joined_into\":{:38}",
+            self.offset.0,
+            self.length.map_or("null".to_owned(), |l| l.0.to_string()),
+            self.last_write.to_string(),
+            self.flagged,
+            format!("\"{}\"", self.place.name()),
+            quoted(self.claim.map(|c| c.to_string())),
+            self.attempts,
+            self.not_before.map_or("null".to_owned(), |t| t.to_string()),
+            quoted(self.finished_at.map(UnixTime::iso8601)),
+            quoted(self.duration().map(iso8601_duration)),
+            quoted(digest.map(str::to_owned)),
+            quoted(self.joined_into.map(|id| id.to_string())),
+        );
+        debug_assert!(text.len() < HEAD_LEN, "{} {text}", text.len());
+        let mut head = [b' '; HEAD_LEN];
+        head[..text.len()].copy_from_slice(text.as_bytes());
+        head[HEAD_LEN - 1] = b',';
+        head
+    }
+
+    /// The whole record as it lies on disk, in our format whatever it was read from.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = self.head().to_vec();
+        let start = bytes.len();
+        // A map of strings to JSON values always serializes.
+        serde_json::to_writer(&mut bytes, &self.rest).unwrap_or_default();
+        bytes.remove(start); // the `{` of the rest: the head has opened the object
+        bytes.push(b'\n');
+        bytes
+    }
+
+    /// Reads a record of any version.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, String> {
+        let disk: OnDisk = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        if let Some(format) = disk.format.filter(|&format| FORMAT < format) {
+            return Err(format!("format {format} is newer than {FORMAT}"));
+        }
+        if disk.length.is_some_and(|length| length.0 < disk.offset.0) {
+            return Err("offset past the length".to_owned());
+        }
+        let finished_at = disk
+            .finished_at
+            .as_deref()
+            .and_then(UnixTime::parse_iso8601);
+        Ok(Self {
+            format: disk.format,
+            offset: disk.offset,
+            length: disk.length,
+            last_write: disk.last_write,
+            flagged: disk.flagged,
+            place: disk.place,
+            claim: disk.claim,
+            attempts: disk.attempts,
+            not_before: disk.not_before,
+            finished_at,
+            digest: disk.digest,
+            joined_into: disk.joined_into,
+            rest: disk.rest,
+        })
+    }
+}
+
+/// Longest digest that the head has room for: `sha512` would not fit, `sha256:` + 64 does.
+const DIGEST_MAX: usize = 75;
+
+fn is_plain(text: &str) -> bool {
+    text.bytes()
+        .all(|b| b.is_ascii_alphanumeric() || matches!(b, b':' | b'-' | b'_'))
+}
+
+/// Reads a record without holding the upload's lock: again until two reads agree.
+///
+/// # Errors
+/// That it is missing, cannot be read, or is no record.
+pub fn read(path: &Path) -> Result<Record, RecordError> {
+    let file = durable::open(path, false)?;
+    let mut bytes = read_all(&file, path)?;
+    // The writer overwrites the head in one go; a torn read is over by the next one.
+    for _ in 0..100 {
+        let mut head = [0; HEAD_LEN];
+        let n = read_at(&file, &mut head, path)?;
+        if bytes.get(..n) == head.get(..n) {
+            break;
+        }
+        if let (Some(old), Some(new)) = (bytes.get_mut(..n), head.get(..n)) {
+            old.copy_from_slice(new);
+        }
+    }
+    parse(&bytes, path)
+}
+
+fn parse(bytes: &[u8], path: &Path) -> Result<Record, RecordError> {
+    Record::from_bytes(bytes).map_err(|reason| RecordError::Unreadable {
+        path: path.to_owned(),
+        reason,
+    })
+}
+
+fn read_all(file: &File, path: &Path) -> Result<Vec<u8>, RecordError> {
+    let mut bytes = Vec::with_capacity(2048);
+    file.take(RECORD_MAX + 1)
+        .read_to_end(&mut bytes)
+        .on("read", path)?;
+    if RECORD_MAX < bytes.len() as u64 {
+        let reason = "too large".to_owned();
+        return Err(RecordError::Unreadable {
+            path: path.to_owned(),
+            reason,
+        });
+    }
+    Ok(bytes)
+}
+
+fn read_at(file: &File, buffer: &mut [u8], path: &Path) -> Result<usize, DiskError> {
+    loop {
+        match file.read_at(buffer, 0) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result.on("read", path),
+        }
+    }
+}
+
+/// A record opened by the holder of its upload's lock.
+#[derive(Debug)]
+pub struct RecordFile {
+    file: File,
+    path: PathBuf,
+    /// Whether the file has a head of ours that can be overwritten in place.
+    has_head: bool,
+}
+
+impl RecordFile {
+    /// Writes a new record at a name that must be free. Not yet durable.
+    ///
+    /// # Errors
+    /// As open(2) with `O_EXCL` and write(2); nothing is left behind then.
+    pub fn create(path: PathBuf, record: &Record, mode: u32) -> Result<Self, DiskError> {
+        let file = durable::create_new(&path, mode)?;
+        if let Err(error) = file.write_all_at(&record.to_bytes(), 0) {
+            durable::unlink(&path)?;
+            return Err(DiskError::new("write", path, error));
+        }
+        Ok(Self {
+            file,
+            path,
+            has_head: true,
+        })
+    }
+
+    /// Opens a record for changing. The caller holds the upload's lock.
+    ///
+    /// # Errors
+    /// That it is missing, cannot be read, or is no record.
+    pub fn open(path: PathBuf) -> Result<(Self, Record), RecordError> {
+        let file = durable::open(&path, true)?;
+        let bytes = read_all(&file, &path)?;
+        let record = parse(&bytes, &path)?;
+        let has_head = bytes.get(..HEAD_LEN) == Some(record.head().as_slice());
+        Ok((
+            Self {
+                file,
+                path,
+                has_head,
+            },
+            record,
+        ))
+    }
+
+    /// Where it lies.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The open file.
+    #[must_use]
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Whether [`Self::write_head`] can be used; otherwise the record must be replaced.
+    #[must_use]
+    pub fn has_head(&self) -> bool {
+        self.has_head
+    }
+
+    /// Overwrites the head in place. Not yet durable.
+    ///
+    /// # Errors
+    /// As pwrite(2). On a filesystem that copies on write this can be `ENOSPC`.
+    pub fn write_head(&self, record: &Record) -> Result<(), DiskError> {
+        debug_assert!(self.has_head);
+        self.file
+            .write_all_at(&record.head(), 0)
+            .on("write", &self.path)
+    }
+
+    /// Makes the record's content durable.
+    ///
+    /// # Errors
+    /// As fdatasync(2).
+    pub fn sync(&self) -> Result<(), DiskError> {
+        durable::sync_data(&self.file, &self.path)
+    }
+
+    /// Follows the record to the name that it was renamed to.
+    pub fn moved(&mut self, to: PathBuf) {
+        self.path = to;
+    }
+}
+
+/// Which directory temporary records are written in: never `completed/`, where tussi's workers
+/// unlink what they cannot read.
+pub const TEMP_DIR: Dir = Dir::Claimed;
+
+#[cfg(test)]
+#[path = "record_tests.rs"]
+mod tests;

@@ -1,0 +1,198 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn widest() -> Record {
+    let mut record = Record::new(Some(Length(u64::MAX)), UnixTime::from_secs(9_999_999_999));
+    record.offset = Offset(u64::MAX);
+    record.place = PlaceName::Completed;
+    record.claim = Some(ClaimId::generate());
+    record.attempts = u32::MAX;
+    record.not_before = Some(crate::layout::NOT_BEFORE_MAX);
+    record.finished_at = Some(UnixTime::from_micros(i64::MAX));
+    record.rest.created_at = UnixTime::from_secs(0);
+    record.digest = Some(format!("sha256:{}", "f".repeat(64)));
+    record.joined_into = Some(UploadId::generate());
+    record
+}
+
+#[test]
+fn the_head_is_one_sector_however_wide_its_values() {
+    for record in [Record::new(None, UnixTime::from_secs(0)), widest()] {
+        let bytes = record.to_bytes();
+        assert_eq!(bytes[HEAD_LEN - 1], b',');
+        assert_eq!(Record::from_bytes(&bytes).unwrap(), record);
+        let whole: Value = serde_json::from_slice(&bytes).unwrap();
+        assert!(whole.is_object());
+    }
+}
+
+#[test]
+fn every_field_stands_at_the_same_place_in_every_head() {
+    let marks = |head: [u8; HEAD_LEN]| -> Vec<usize> {
+        let text = String::from_utf8(head.to_vec()).unwrap();
+        [
+            "\"offset\":",
+            "\"place\":",
+            "\"finished_at\":",
+            "\"joined_into\":",
+        ]
+        .iter()
+        .map(|mark| text.find(mark).unwrap())
+        .collect()
+    };
+    assert_eq!(
+        marks(widest().head()),
+        marks(Record::new(None, UnixTime::default()).head())
+    );
+}
+
+/// As tussi 3.1.0 writes one, with a field of the future.
+const TUSSI: &str = r#"{"length":11,"offset":11,"metadata":{"filename":"a b.txt"},
+    "server_metadata":{"user":"7"},"last_write":1764000000.25,"created_at":1763999999.5,
+    "finished_at":"2025-11-24T16:00:00.500000Z","duration":"PT0.75S","colour":{"deep":[1,null]}}"#;
+
+#[test]
+fn tussis_record_means_what_tussi_means() {
+    let record = Record::from_bytes(TUSSI.as_bytes()).unwrap();
+    assert_eq!(record.format, None);
+    assert_eq!(record.offset, Offset(11));
+    assert!(record.is_received());
+    assert_eq!(record.rest.metadata["filename"], "a b.txt");
+    assert_eq!(record.rest.server_metadata["user"], "7");
+    assert_eq!(
+        record.finished_at,
+        UnixTime::parse_iso8601("2025-11-24T16:00:00.5Z")
+    );
+}
+
+#[test]
+fn fields_that_we_do_not_know_are_kept() {
+    let mut record = Record::from_bytes(TUSSI.as_bytes()).unwrap();
+    record.format = Some(FORMAT);
+    let again = Record::from_bytes(&record.to_bytes()).unwrap();
+    assert_eq!(again, record);
+    assert_eq!(
+        again.rest.other["colour"],
+        serde_json::json!({"deep": [1, null]})
+    );
+    assert!(
+        !again.rest.other.contains_key("duration"),
+        "a field of the head was doubled"
+    );
+}
+
+#[test]
+fn a_record_without_a_deferred_length_or_from_the_future_is_understood_or_refused() {
+    let deferred = r#"{"length":null,"metadata":{},"last_write":1,"created_at":1}"#;
+    let record = Record::from_bytes(deferred.as_bytes()).unwrap();
+    assert_eq!((record.length, record.offset), (None, Offset(0)));
+    for bad in [
+        "",
+        "{",
+        "[]",
+        "null",
+        r#"{"format":2,"length":1,"last_write":1,"created_at":1}"#,
+        r#"{"length":1,"offset":2,"last_write":1,"created_at":1}"#,
+        r#"{"length":-1,"last_write":1,"created_at":1}"#,
+        r#"{"length":1,"last_write":1,"created_at":1,"parts":["../../etc"]}"#,
+    ] {
+        assert!(Record::from_bytes(bad.as_bytes()).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn only_the_right_rule_makes_an_upload_received() {
+    // Every finish rule × offset before or at the length × flag × length known: walked whole.
+    for finish in [Finish::AtLength, Finish::AtFlag, Finish::Never] {
+        for offset in [0, 5] {
+            for flagged in [false, true] {
+                for length in [None, Some(Length(5))] {
+                    let mut record = Record::new(length, UnixTime::default());
+                    record.offset = Offset(offset);
+                    record.flagged = flagged;
+                    record.rest.finish = finish;
+                    let at_length = length.is_some() && offset == 5;
+                    let expected = match finish {
+                        Finish::AtLength => at_length,
+                        Finish::AtFlag => at_length && flagged,
+                        Finish::Never => false,
+                    };
+                    assert_eq!(record.is_received(), expected, "{record:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_head_is_overwritten_in_place_and_tussis_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("r.meta");
+    let mut record = Record::new(Some(Length(9)), UnixTime::from_secs(1));
+    record.rest.metadata.insert("filename".into(), "ä".into());
+    let file = RecordFile::create(path.clone(), &record, 0o600).unwrap();
+    record.offset = Offset(4);
+    file.write_head(&record).unwrap();
+    assert_eq!(read(&path).unwrap(), record);
+    let (file, again) = RecordFile::open(path.clone()).unwrap();
+    assert!(file.has_head());
+    assert_eq!(again, record);
+    std::fs::write(&path, TUSSI).unwrap();
+    assert!(!RecordFile::open(path.clone()).unwrap().0.has_head());
+    std::fs::write(&path, "").unwrap();
+    assert!(matches!(read(&path), Err(RecordError::Unreadable { .. })));
+    assert!(read(&dir.path().join("none")).unwrap_err().is_missing());
+}
+
+#[test]
+fn a_reader_without_the_lock_never_sees_half_a_head() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("r.meta");
+    let mut record = Record::new(Some(Length(u64::MAX)), UnixTime::from_secs(1));
+    let file = RecordFile::create(path.clone(), &record, 0o600).unwrap();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let order = std::sync::atomic::Ordering::Relaxed;
+            while !stop.load(order) {
+                // Offset and attempts move together: a mix of two heads would show.
+                record.attempts = record.attempts.wrapping_add(0x1111_1111);
+                record.offset = Offset(u64::from(record.attempts) << 31);
+                file.write_head(&record).unwrap();
+            }
+        });
+        for _ in 0..20_000 {
+            let seen = read(&path).unwrap();
+            assert_eq!(seen.offset, Offset(u64::from(seen.attempts) << 31));
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_a_record_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
+        let _unused = Record::from_bytes(&bytes).is_ok();
+    }
+
+    #[test]
+    fn a_record_survives_the_disk(
+        offset in any::<u64>(), more in any::<u64>(), deferred in any::<bool>(),
+        flagged in any::<bool>(), attempts in any::<u32>(), at in 0i64..4_000_000_000_000_000,
+        key in "[a-z]{1,8}", value in "\\PC{0,40}", header in "\\PC{0,40}",
+        not_before in prop::option::of(0..=crate::layout::NOT_BEFORE_MAX),
+        finished in prop::option::of(0i64..4_000_000_000_000_000),
+    ) {
+        let length = (!deferred).then(|| Length(offset.saturating_add(more)));
+        let mut record = Record::new(length, UnixTime::from_micros(at));
+        record.offset = Offset(offset);
+        record.flagged = flagged;
+        record.attempts = attempts;
+        record.not_before = not_before;
+        record.finished_at = finished.map(UnixTime::from_micros);
+        record.rest.metadata.insert(key, value);
+        record.rest.upload_metadata = Some(header);
+        prop_assert_eq!(Record::from_bytes(&record.to_bytes()).unwrap(), record);
+    }
+}
