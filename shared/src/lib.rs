@@ -10,3 +10,6 @@ pub mod time;
 pub mod durable;
 pub mod layout;
 pub mod record;
+
+pub mod failpoint;
+pub mod startup;

@@ -1,0 +1,52 @@
+//! Flags that every program has because every program works on one spool.
+
+use std::path::PathBuf;
+
+use clap::builder::PossibleValue;
+
+use super::Mode;
+use crate::durable::Durability;
+
+/// Which spool, and how files in it are made. Flatten it into a program's arguments.
+#[derive(Debug, Clone, clap::Args)]
+pub struct SpoolArgs {
+    /// Directory that all programs share; created with its subdirectories if its parent exists
+    #[arg(long, value_name = "DIR", help_heading = "Spool")]
+    pub spool: PathBuf,
+
+    /// Permissions of directories made in the spool; 2770 for several users of one group
+    #[arg(long, value_name = "OCTAL", default_value_t = Mode(0o700), help_heading = "Spool")]
+    pub directory_mode: Mode,
+
+    /// Permissions of files made in the spool; 0660 for several users of one group
+    #[arg(long, value_name = "OCTAL", default_value_t = Mode(0o600), help_heading = "Spool")]
+    pub file_mode: Mode,
+
+    /// When bytes are forced to the disk
+    #[arg(
+        long,
+        value_name = "WHEN",
+        default_value = "every-patch",
+        value_enum,
+        help_heading = "Spool"
+    )]
+    pub durability: Durability,
+}
+
+/// As the flag spells it.
+impl clap::ValueEnum for Durability {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[Self::EveryPatch, Self::OnFinish, Self::None]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(match self {
+            Self::EveryPatch => PossibleValue::new("every-patch")
+                .help("Every acknowledged byte survives a power cut"),
+            Self::OnFinish => PossibleValue::new("on-finish")
+                .help("Finished uploads survive it; unfinished ones may have to be sent again"),
+            Self::None => PossibleValue::new("none")
+                .help("Nothing is synced: a power cut can lose what was acknowledged"),
+        })
+    }
+}
