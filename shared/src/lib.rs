@@ -12,4 +12,5 @@ pub mod layout;
 pub mod record;
 
 pub mod failpoint;
+pub mod probe;
 pub mod startup;

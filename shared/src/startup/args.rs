@@ -31,6 +31,10 @@ pub struct SpoolArgs {
         help_heading = "Spool"
     )]
     pub durability: Durability,
+
+    /// Accept a spool on overlayfs, where only processes of one container exclude each other
+    #[arg(long, help_heading = "Spool")]
+    pub allow_overlay: bool,
 }
 
 /// As the flag spells it.
