@@ -1,0 +1,32 @@
+// usage: node tus-js-client.cjs ENDPOINT FILE FILENAME
+//
+// Uploads FILE as one PATCH that is taken up again after every failure, and prints the upload's
+// URL and how often it had to try again.
+'use strict'
+
+const fs = require('node:fs')
+const tus = require('tus-js-client')
+
+const [endpoint, file, filename] = process.argv.slice(2)
+let retries = 0
+
+const upload = new tus.Upload(fs.createReadStream(file), {
+  endpoint,
+  chunkSize: Infinity,
+  retryDelays: new Array(1000).fill(50),
+  metadata: { filename },
+  // The default refuses to go on when it is told of a 4xx other than 409 and 423; so does this.
+  onShouldRetry(error) {
+    retries += 1
+    const status = error.originalResponse ? error.originalResponse.getStatus() : 0
+    return status < 400 || status >= 500 || status === 409 || status === 423
+  },
+  onError(error) {
+    console.error(String(error))
+    process.exit(1)
+  },
+  onSuccess() {
+    console.log(JSON.stringify({ url: upload.url, retries }))
+  },
+})
+upload.start()
