@@ -19,7 +19,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, FallocateFlags, RenameFlags};
 
-use crate::durable::{self, DiskError, OnPath};
+use crate::durable::{self, OnPath};
 use crate::id::{ClaimId, UploadId};
 use crate::layout::{Dir, Layout};
 pub use error::ProbeError;
