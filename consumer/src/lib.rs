@@ -1,7 +1,10 @@
 //! Workers: claim a finished upload, process it, settle it.
 
-pub mod breaker;
 pub mod filename;
+pub mod template;
+
+pub mod breaker;
 pub mod outcome;
 pub mod retry;
-pub mod template;
+
+pub mod hook;
