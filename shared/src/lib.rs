@@ -9,7 +9,9 @@ pub mod time;
 
 pub mod durable;
 pub mod layout;
+pub mod lock;
 pub mod record;
+pub mod spool;
 
 pub mod failpoint;
 pub mod probe;

@@ -9,7 +9,9 @@
 //! cut leaves the old head or the new one; it never needs new space, so the offset can be kept on
 //! a full disk; and it costs no inode (replacing the record by rename costs ten times as much and
 //! makes ext4 creates slow where many inodes were freed). Only the holder of the data file's lock
-//! writes; who reads without it reads until two reads agree.
+//! writes. A reader without it can see half of a write, twice in a row even (a writer that is
+//! preempted in the middle of its copy), so the head ends in a CRC-32 of itself, and the reader
+//! reads again until it fits.
 //!
 //! A record without `format` is tussi's and means what tussi means by it. Fields that we do not
 //! know are kept.
@@ -36,6 +38,28 @@ pub const FORMAT: u32 = 1;
 /// Bytes of a record that are overwritten in place: one sector.
 pub const HEAD_LEN: usize = 512;
 
+/// Bytes of the head that its check covers.
+const CHECKED_LEN: usize = 490;
+
+/// What stands between the head's fields and its check.
+const CHECK_MARK: &str = ",\"check\":\"";
+
+/// Whether the bytes begin with a head of ours whose check does not fit. A record that another
+/// tool wrote anew has no such head and is not torn.
+fn is_torn(bytes: &[u8]) -> bool {
+    let Some((checked, rest)) = bytes
+        .get(..HEAD_LEN)
+        .and_then(|h| h.split_at_checked(CHECKED_LEN))
+    else {
+        return false;
+    };
+    let Some(check) = rest.strip_prefix(CHECK_MARK.as_bytes()) else {
+        return false;
+    };
+    let expected = format!("{:08x}\"", crc32fast::hash(checked));
+    !check.starts_with(expected.as_bytes())
+}
+
 /// Largest record that is read, in bytes; whatever is larger is not a record.
 pub const RECORD_MAX: u64 = 4 << 20;
 
@@ -52,10 +76,11 @@ pub enum Finish {
     Never,
 }
 
-/// Where the record says that the data is: a hint, the data file's name is the truth.
+/// Where the data is, or what became of it. For uploads that are still there a hint (the data
+/// file's name is the truth); the endings are the truth, and written before the data goes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum PlaceName {
+pub enum Place {
     /// Being received.
     #[default]
     Uploads,
@@ -69,12 +94,34 @@ pub enum PlaceName {
     Held,
     /// A dead letter.
     Failed,
-    /// The data has left the spool.
-    Receipts,
+    /// Ended: a consumer delivered it.
+    Delivered,
+    /// Ended: the client or an operator removed it.
+    Terminated,
+    /// Ended: it was idle, or nobody claimed it, for too long.
+    Expired,
+    /// Ended: a part that has been joined into its final upload.
+    Joined,
 }
 
-impl PlaceName {
-    const fn name(self) -> &'static str {
+impl Place {
+    /// Every place.
+    pub const ALL: [Self; 10] = [
+        Self::Uploads,
+        Self::Completed,
+        Self::Claimed,
+        Self::Deferred,
+        Self::Held,
+        Self::Failed,
+        Self::Delivered,
+        Self::Terminated,
+        Self::Expired,
+        Self::Joined,
+    ];
+
+    /// Its name in the record.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
         match self {
             Self::Uploads => "uploads",
             Self::Completed => "completed",
@@ -82,8 +129,20 @@ impl PlaceName {
             Self::Deferred => "deferred",
             Self::Held => "held",
             Self::Failed => "failed",
-            Self::Receipts => "receipts",
+            Self::Delivered => "delivered",
+            Self::Terminated => "terminated",
+            Self::Expired => "expired",
+            Self::Joined => "joined",
         }
+    }
+
+    /// Whether the upload has ended: its data is gone or may be removed by whoever finds it.
+    #[must_use]
+    pub const fn is_ending(self) -> bool {
+        matches!(
+            self,
+            Self::Delivered | Self::Terminated | Self::Expired | Self::Joined
+        )
     }
 }
 
@@ -119,32 +178,6 @@ pub struct Attempt {
     pub stderr_tail: String,
 }
 
-/// What became of an upload whose data has left the spool.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Ending {
-    /// A consumer delivered it.
-    Delivered,
-    /// The client or an operator removed it.
-    Terminated,
-    /// It was idle, or nobody claimed it, for too long.
-    Expired,
-    /// A part that has been joined into its final upload.
-    Joined,
-}
-
-/// The receipt's own part of the record.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Receipt {
-    /// What became of the upload.
-    pub ending: Ending,
-    /// When.
-    pub at: UnixTime,
-    /// Name in the destination, where it was moved to one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub destination: Option<String>,
-}
-
 /// The record of one upload, in memory.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Record {
@@ -159,8 +192,8 @@ pub struct Record {
     pub last_write: UnixTime,
     /// Whether the client has said that this is all (IETF draft); durable before the hand-over.
     pub flagged: bool,
-    /// Where the data is: a hint.
-    pub place: PlaceName,
+    /// Where the data is, or what became of it.
+    pub place: Place,
     /// The claim that holds it, if `place` says so.
     pub claim: Option<ClaimId>,
     /// Attempts begun to process it.
@@ -173,6 +206,8 @@ pub struct Record {
     pub digest: Option<String>,
     /// For a part: the final upload that was last made of it.
     pub joined_into: Option<UploadId>,
+    /// When it ended, if `place` is an ending.
+    pub ended_at: Option<UnixTime>,
     /// What never changes after creation, and what is only written with the whole record.
     pub rest: Rest,
 }
@@ -212,9 +247,12 @@ pub struct Rest {
     /// The short result that a hook wrote for the client.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<Value>,
-    /// What became of it; in `receipts/` only.
+    /// Where a delivered upload was moved to, as its consumer names it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub receipt: Option<Receipt>,
+    pub destination: Option<String>,
+    /// Whether a `completed` event must be told (a marker goes to `outbox/` at the hand-over).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub announce: bool,
     /// Fields that we do not know, kept as they came.
     #[serde(flatten)]
     pub other: Map<String, Value>,
@@ -235,7 +273,7 @@ struct OnDisk {
     #[serde(default)]
     flagged: bool,
     #[serde(default)]
-    place: PlaceName,
+    place: Place,
     #[serde(default)]
     claim: Option<ClaimId>,
     #[serde(default)]
@@ -250,6 +288,10 @@ struct OnDisk {
     digest: Option<String>,
     #[serde(default)]
     joined_into: Option<UploadId>,
+    #[serde(default)]
+    ended_at: Option<UnixTime>,
+    #[serde(default, rename = "check")]
+    _check: Option<String>,
     #[serde(flatten)]
     rest: Rest,
 }
@@ -288,13 +330,14 @@ impl Record {
             length,
             last_write: now,
             flagged: false,
-            place: PlaceName::Uploads,
+            place: Place::Uploads,
             claim: None,
             attempts: 0,
             not_before: None,
             finished_at: None,
             digest: None,
             joined_into: None,
+            ended_at: None,
             rest: Rest {
                 created_at: now,
                 ..Rest::default()
@@ -331,7 +374,7 @@ impl Record {
     /// Whether this is a final upload whose parts are still being joined.
     #[must_use]
     pub fn is_assembling(&self) -> bool {
-        self.is_final() && self.place == PlaceName::Uploads && !self.is_received()
+        self.is_final() && self.place == Place::Uploads && !self.is_received()
     }
 
     /// Writes down where the data is.
@@ -339,32 +382,41 @@ impl Record {
         self.claim = None;
         self.not_before = None;
         self.place = match at {
-            DataAt::Uploads => PlaceName::Uploads,
-            DataAt::Completed => PlaceName::Completed,
+            DataAt::Uploads => Place::Uploads,
+            DataAt::Completed => Place::Completed,
             DataAt::Claimed(claim) => {
                 self.claim = Some(claim);
-                PlaceName::Claimed
+                Place::Claimed
             }
             DataAt::Deferred(not_before) => {
                 self.not_before = Some(not_before);
-                PlaceName::Deferred
+                Place::Deferred
             }
-            DataAt::Held => PlaceName::Held,
-            DataAt::Failed => PlaceName::Failed,
+            DataAt::Held => Place::Held,
+            DataAt::Failed => Place::Failed,
         };
     }
 
-    /// Where the record says that the data is; `None` for a receipt.
+    /// Writes down that the upload has ended.
+    pub fn set_ending(&mut self, ending: Place, now: UnixTime) {
+        debug_assert!(ending.is_ending());
+        self.claim = None;
+        self.not_before = None;
+        self.place = ending;
+        self.ended_at = Some(now);
+    }
+
+    /// Where the record says that the data is; `None` if it has ended.
     #[must_use]
     pub fn data_at(&self) -> Option<DataAt> {
         match self.place {
-            PlaceName::Uploads => Some(DataAt::Uploads),
-            PlaceName::Completed => Some(DataAt::Completed),
-            PlaceName::Claimed => self.claim.map(DataAt::Claimed),
-            PlaceName::Deferred => self.not_before.map(DataAt::Deferred),
-            PlaceName::Held => Some(DataAt::Held),
-            PlaceName::Failed => Some(DataAt::Failed),
-            PlaceName::Receipts => None,
+            Place::Uploads => Some(DataAt::Uploads),
+            Place::Completed => Some(DataAt::Completed),
+            Place::Claimed => self.claim.map(DataAt::Claimed),
+            Place::Deferred => self.not_before.map(DataAt::Deferred),
+            Place::Held => Some(DataAt::Held),
+            Place::Failed => Some(DataAt::Failed),
+            Place::Delivered | Place::Terminated | Place::Expired | Place::Joined => None,
         }
     }
 
@@ -392,9 +444,9 @@ impl Record {
             .filter(|d| d.len() <= DIGEST_MAX && is_plain(d));
         let text = format!(
             "{{\"format\":{FORMAT},\"offset\":{:20},\"length\":{:>20},\"last_write\":{:>17},\
-             \"flagged\":{:5},\"place\":{:11},\"claim\":{:34},\"attempts\":{:10},\
+             \"flagged\":{:5},\"place\":{:12},\"claim\":{:34},\"attempts\":{:10},\
              \"not_before\":{:>10},\"finished_at\":{:29},\"duration\":{:24},\"digest\":{:77},\
-             \"joined_into\":{:38}",
+             \"joined_into\":{:38},\"ended_at\":{:>17}",
             self.offset.0,
             self.length.map_or("null".to_owned(), |l| l.0.to_string()),
             self.last_write.to_string(),
@@ -407,10 +459,16 @@ impl Record {
             quoted(self.duration().map(iso8601_duration)),
             quoted(digest.map(str::to_owned)),
             quoted(self.joined_into.map(|id| id.to_string())),
+            self.ended_at.map_or("null".to_owned(), |t| t.to_string()),
         );
-        debug_assert!(text.len() < HEAD_LEN, "{} {text}", text.len());
+        debug_assert!(text.len() <= CHECKED_LEN, "{} {text}", text.len());
         let mut head = [b' '; HEAD_LEN];
         head[..text.len()].copy_from_slice(text.as_bytes());
+        let check = format!(
+            "{CHECK_MARK}{:08x}\"",
+            crc32fast::hash(&head[..CHECKED_LEN])
+        );
+        head[CHECKED_LEN..CHECKED_LEN + check.len()].copy_from_slice(check.as_bytes());
         head[HEAD_LEN - 1] = b',';
         head
     }
@@ -432,6 +490,9 @@ impl Record {
     /// # Errors
     /// What is wrong with it.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, String> {
+        if is_torn(bytes) {
+            return Err("its head is torn".to_owned());
+        }
         let disk: OnDisk = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
         if let Some(format) = disk.format.filter(|&format| FORMAT < format) {
             return Err(format!("format {format} is newer than {FORMAT}"));
@@ -456,6 +517,7 @@ impl Record {
             finished_at,
             digest: disk.digest,
             joined_into: disk.joined_into,
+            ended_at: disk.ended_at,
             rest: disk.rest,
         })
     }
@@ -469,20 +531,24 @@ fn is_plain(text: &str) -> bool {
         .all(|b| b.is_ascii_alphanumeric() || matches!(b, b':' | b'-' | b'_'))
 }
 
-/// Reads a record without holding the upload's lock: again until two reads agree.
+/// How often a torn head is read again before it counts as damaged. A writer that was preempted
+/// in the middle of its copy goes on within milliseconds.
+const TORN_READS_MAX: u32 = 10_000;
+
+/// Reads a record without holding the upload's lock: again until its check fits.
 ///
 /// # Errors
 /// That it is missing, cannot be read, or is no record.
 pub fn read(path: &Path) -> Result<Record, RecordError> {
     let file = durable::open(path, false)?;
     let mut bytes = read_all(&file, path)?;
-    // The writer overwrites the head in one go; a torn read is over by the next one.
-    for _ in 0..100 {
-        let mut head = [0; HEAD_LEN];
-        let n = read_at(&file, &mut head, path)?;
-        if bytes.get(..n) == head.get(..n) {
+    for _ in 0..TORN_READS_MAX {
+        if !is_torn(&bytes) {
             break;
         }
+        std::thread::yield_now();
+        let mut head = [0; HEAD_LEN];
+        let n = read_at(&file, &mut head, path)?;
         if let (Some(old), Some(new)) = (bytes.get_mut(..n), head.get(..n)) {
             old.copy_from_slice(new);
         }
