@@ -188,13 +188,8 @@ fn spawn(run: &Run<'_>) -> io::Result<Child> {
     };
     // SAFETY: between fork and exec only setsid(2) and fcntl(2) are called; both are
     // async-signal-safe and neither allocates nor locks.
-    #[expect(
-        unsafe_code,
-        reason = "the only way to keep one descriptor for one child"
-    )]
-    unsafe {
-        command.pre_exec(in_child);
-    }
+    #[expect(unsafe_code, reason = "keeps one descriptor for one child")]
+    let command = unsafe { command.pre_exec(in_child) };
     command.spawn()
 }
 
