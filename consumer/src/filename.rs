@@ -71,12 +71,17 @@ pub fn numbered(name: &str, number: u32) -> String {
     format!("{stem}_{number}{extension}")
 }
 
-/// Stem and extension (with its dot). A leading dot does not begin an extension.
+/// Stem and extension (with its dot; `.tar.gz` is one). A leading dot does not begin one.
 #[must_use]
 pub fn split(name: &str) -> (&str, &str) {
-    match name.rfind('.') {
-        Some(at) if at != 0 => name.split_at(at),
-        _ => (name, ""),
+    let dot = |text: &str| text.rfind('.').filter(|&at| at != 0);
+    let Some(last) = dot(name) else {
+        return (name, "");
+    };
+    let (stem, extension) = name.split_at(last);
+    match dot(stem).map(|at| stem.split_at(at)) {
+        Some((stem, ".tar")) => name.split_at(stem.len()),
+        _ => (stem, extension),
     }
 }
 
@@ -132,7 +137,9 @@ mod tests {
     fn numbers_stand_before_the_extension() {
         assert_eq!(numbered("a.jpg", 0), "a.jpg");
         assert_eq!(numbered("a.jpg", 1), "a_1.jpg");
-        assert_eq!(numbered("a.tar.gz", 2), "a.tar_2.gz");
+        assert_eq!(numbered("a.tar.gz", 2), "a_2.tar.gz");
+        assert_eq!(numbered("v1.2.txt", 2), "v1.2_2.txt");
+        assert_eq!(numbered(".tar.gz", 2), ".tar_2.gz");
         assert_eq!(numbered("README", 3), "README_3");
         assert_eq!(numbered(".env", 4), ".env_4");
     }

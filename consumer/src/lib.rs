@@ -7,4 +7,5 @@ pub mod breaker;
 pub mod outcome;
 pub mod retry;
 
+pub mod deliver;
 pub mod hook;

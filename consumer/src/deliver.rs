@@ -1,0 +1,439 @@
+//! Gives a claimed upload its place in the destination directory, once, over nobody's file.
+//!
+//! 1. A free name is found: `a.jpg`, `a_1.jpg`, …
+//! 2. The name, and the inode that will have it, are written down beside the claim.
+//! 3. The record, if it is kept, gets `{name}.meta`.
+//! 4. The data gets the name, by link(2): it fails if anybody else was faster, and then the search
+//!    goes on. Until the receipt is durable the data has its name in the spool as well.
+//! 5. The directory is synced.
+//!
+//! If the process dies anywhere, the next attempt is told the name of step 2. A file there with
+//! that inode and our length is ours, and the delivery is only finished; anything else means that
+//! it never happened. Inode and length, not length alone: another upload of the same name and
+//! length may have been faster.
+//!
+//! Across filesystems a copy is made first, `.{id}.part` beside the name, synced; then the claim
+//! is checked once more, and the copy's inode gets the name. A link is made from the open file,
+//! not from its path: should the claim have been lost and another consumer be writing a new
+//! `.part` there, it is not that one which is published half-written.
+
+mod part;
+
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use nix::errno::Errno;
+use nix::unistd::{Gid, Uid};
+use serde::{Deserialize, Serialize};
+use shared::durable::{self, DirSync, DiskError, OnPath};
+use shared::id::UploadId;
+use shared::record;
+
+use self::part::Part;
+use crate::filename::numbered;
+
+/// How often another file may take the name just found free before the attempt is given up. Each
+/// loss means that another delivery won, so this takes a crowd.
+const RACES_MAX: u32 = 1000;
+
+/// A directory that uploads are moved to.
+#[derive(Debug)]
+pub struct Destination {
+    dir: PathBuf,
+    /// Permissions of delivered files; `None` keeps those they have in the spool.
+    mode: Option<u32>,
+    /// Owner and group of delivered files; `None` keeps them.
+    owner: (Option<Uid>, Option<Gid>),
+    syncs: bool,
+    /// Shared by all deliveries straight into `dir`. Replaced after a failure, because what it
+    /// did not make durable has been taken back then.
+    dir_sync: Mutex<Arc<DirSync>>,
+}
+
+/// What is to be delivered.
+#[derive(Debug)]
+pub struct Parcel<'a> {
+    /// Which upload.
+    pub id: UploadId,
+    /// Its data, open and locked.
+    pub data: &'a File,
+    /// The path of the data that only this claim uses.
+    pub path: &'a Path,
+    /// Where it should go, relative to the destination.
+    pub name: &'a Path,
+    /// The record to put beside it: a JSON object that has the upload's `id`.
+    pub record: Option<&'a [u8]>,
+}
+
+/// A name in the destination together with the inode that gets it: what a later attempt needs to
+/// tell whether the delivery happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Chosen {
+    /// Relative to the destination.
+    pub name: PathBuf,
+    /// Of the file that gets the name.
+    pub inode: u64,
+}
+
+/// The one field by which a record beside a delivered file is known again.
+#[derive(Deserialize)]
+struct KeptRecord {
+    id: UploadId,
+}
+
+/// What a delivery asks of its claim.
+pub trait Claim {
+    /// Writes the choice down durably; before the name exists.
+    ///
+    /// # Errors
+    /// The choice could not be made durable; nothing is delivered then.
+    fn choose(&mut self, chosen: &Chosen) -> io::Result<()>;
+
+    /// Whether to go on; asked during a copy, which may take hours, and after it.
+    ///
+    /// # Errors
+    /// Why not.
+    fn go_on(&mut self) -> Result<(), Halt>;
+}
+
+/// Why a delivery should not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Halt {
+    /// The claim was lost to another consumer; touch nothing.
+    #[error("the claim was lost")]
+    ClaimLost,
+    /// The consumer is shutting down.
+    #[error("interrupted by shutdown")]
+    Stopping,
+    /// It cannot be known.
+    #[error("the claim's state: {0}")]
+    Unknown(#[source] io::Error),
+}
+
+/// Why nothing was delivered. Trying again is right for all of them.
+#[derive(Debug, thiserror::Error)]
+pub enum DeliverError {
+    /// A file operation failed.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// The claim could not be asked or written to.
+    #[error("the claim's state: {0}")]
+    State(#[source] io::Error),
+    /// It should not go on.
+    #[error(transparent)]
+    Halted(#[from] Halt),
+    /// Others were faster, again and again.
+    #[error("no free name was found for {0}")]
+    NoFreeName(PathBuf),
+}
+
+impl Destination {
+    /// Opens the directory, which must exist. `syncs`: whether deliveries are made durable.
+    ///
+    /// # Errors
+    /// It is no directory that can be read.
+    pub fn open(
+        dir: PathBuf,
+        mode: Option<u32>,
+        owner: (Option<Uid>, Option<Gid>),
+        syncs: bool,
+    ) -> Result<Self, DiskError> {
+        let dir_sync = Mutex::new(Arc::new(DirSync::open(dir.clone())?));
+        Ok(Self {
+            dir,
+            mode,
+            owner,
+            syncs,
+            dir_sync,
+        })
+    }
+
+    /// Delivers the parcel, or finishes the delivery that an `earlier` attempt chose a name for.
+    /// Returns the name relative to the destination. Durable on return.
+    ///
+    /// # Errors
+    /// See [`DeliverError`]. Nothing is left in the destination then.
+    pub fn deliver(
+        &self,
+        parcel: &Parcel<'_>,
+        earlier: Option<&Chosen>,
+        claim: &mut impl Claim,
+    ) -> Result<PathBuf, DeliverError> {
+        let length = parcel.data.metadata().on("stat", parcel.path)?.len();
+        if let Some(chosen) = earlier {
+            if self.holds(chosen, length)? {
+                tracing::info!(name = %chosen.name.display(), "an earlier attempt had delivered it");
+                part::remove_leftover(&self.dir.join(&chosen.name), parcel.id)?;
+                self.make_durable(parcel, &chosen.name)?;
+                return Ok(chosen.name.clone());
+            }
+            self.take_back_record(parcel.id, chosen)?;
+        }
+        let directory = self.directory_of(parcel.name)?;
+        let device = |metadata: Metadata| metadata.dev();
+        let there = std::fs::metadata(&directory)
+            .map(device)
+            .on("stat", &directory)?;
+        let here = parcel.data.metadata().map(device).on("stat", parcel.path)?;
+        if here == there {
+            self.dress(parcel.data, parcel.path)?;
+            // Two mounts may share a device number, and some filesystems have no links.
+            match self.place(parcel, &Source::Data(parcel), claim) {
+                Err(DeliverError::Disk(error)) if cannot_link(&error) => {}
+                result => return result,
+            }
+        }
+        let part = Part::copy(parcel, &directory, self.syncs, claim)?;
+        let source = Source::Copy(part);
+        let placed = match self.dress(source.file(), parcel.path) {
+            Ok(()) => self.place(parcel, &source, claim),
+            Err(error) => Err(error.into()),
+        };
+        source.remove();
+        placed
+    }
+
+    /// Whether the chosen name stands for that very file.
+    fn holds(&self, chosen: &Chosen, length: u64) -> Result<bool, DiskError> {
+        let found = durable::stat(&self.dir.join(&chosen.name))?;
+        let same =
+            |file: &Metadata| file.is_file() && file.ino() == chosen.inode && file.len() == length;
+        Ok(found.as_ref().is_some_and(same))
+    }
+
+    /// Removes the record that an attempt put beside a name and died before it gave the name.
+    fn take_back_record(&self, id: UploadId, chosen: &Chosen) -> Result<(), DiskError> {
+        let path = meta_of(&self.dir.join(&chosen.name));
+        let Some(metadata) = durable::stat(&path)? else {
+            return Ok(());
+        };
+        let small = metadata.is_file() && metadata.len() <= record::RECORD_MAX;
+        let ours = |bytes: Vec<u8>| {
+            let kept: Option<KeptRecord> = serde_json::from_slice(&bytes).ok();
+            kept.is_some_and(|kept| kept.id == id)
+        };
+        if small && ours(std::fs::read(&path).on("read", &path)?) {
+            durable::unlink(&path)?;
+        }
+        Ok(())
+    }
+
+    /// The directory that the name lies in, made if need be.
+    fn directory_of(&self, name: &Path) -> Result<PathBuf, DiskError> {
+        let mut directory = self.dir.clone();
+        for component in name.parent().into_iter().flat_map(Path::components) {
+            let parent = directory.clone();
+            directory.push(component);
+            match std::fs::create_dir(&directory) {
+                Ok(()) if self.syncs => sync_directory(&parent)?,
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(DiskError::new("create", directory, error)),
+            }
+        }
+        Ok(directory)
+    }
+
+    /// Gives the file the permissions and owner that were asked for.
+    fn dress(&self, file: &File, path: &Path) -> Result<(), DiskError> {
+        if let Some(mode) = self.mode {
+            let mode = nix::sys::stat::Mode::from_bits_truncate(mode);
+            nix::sys::stat::fchmod(file, mode).on("change the mode of", path)?;
+        }
+        if let (None, None) = self.owner {
+            return Ok(());
+        }
+        nix::unistd::fchown(file, self.owner.0, self.owner.1).on("change the owner of", path)
+    }
+
+    /// Finds a name, has it written down, gives it, makes it durable.
+    fn place(
+        &self,
+        parcel: &Parcel<'_>,
+        source: &Source<'_>,
+        claim: &mut impl Claim,
+    ) -> Result<PathBuf, DeliverError> {
+        let inode = source.file().metadata().on("stat", parcel.path)?.ino();
+        let keeps_record = parcel.record.is_some();
+        let mut from = 0;
+        for _ in 0..RACES_MAX {
+            let number = first_free(from, |number| {
+                self.is_free(parcel.name, number, keeps_record)
+            })?;
+            let name = candidate(parcel.name, number);
+            let chosen = Chosen { name, inode };
+            claim.choose(&chosen).map_err(DeliverError::State)?;
+            claim.go_on()?;
+            if self.give_names(parcel, source, &chosen.name)? {
+                self.make_durable(parcel, &chosen.name)?;
+                return Ok(chosen.name);
+            }
+            from = number;
+        }
+        Err(DeliverError::NoFreeName(parcel.name.to_owned()))
+    }
+
+    fn is_free(&self, name: &Path, number: u32, keeps_record: bool) -> Result<bool, DiskError> {
+        let path = self.dir.join(candidate(name, number));
+        let free = durable::stat(&path)?.is_none();
+        Ok(free && (!keeps_record || durable::stat(&meta_of(&path))?.is_none()))
+    }
+
+    /// The record's name and then the data's; false if one was taken meanwhile.
+    fn give_names(
+        &self,
+        parcel: &Parcel<'_>,
+        source: &Source<'_>,
+        name: &Path,
+    ) -> Result<bool, DeliverError> {
+        let path = self.dir.join(name);
+        let meta = meta_of(&path);
+        if let Some(record) = parcel.record {
+            match part::write_new(parcel.id, &meta, record, self.mode, self.syncs) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
+                result => result?,
+            }
+        }
+        let placed = match source.link(&path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            Err(error) if error.is_missing() && source.is_gone()? => Err(Halt::ClaimLost.into()),
+            Err(error) => Err(error.into()),
+            Ok(()) => Ok(true),
+        };
+        if parcel.record.is_some() && !matches!(placed, Ok(true)) {
+            durable::unlink(&meta)?;
+        }
+        placed
+    }
+
+    /// Syncs the directory. If that fails the name is taken back: the kernel reports lost names once only, so
+    /// that a later attempt must not find this one and believe it.
+    fn make_durable(&self, parcel: &Parcel<'_>, name: &Path) -> Result<(), DeliverError> {
+        let path = self.dir.join(name);
+        let directory = path.parent().unwrap_or(&self.dir);
+        let synced = match directory {
+            _ if !self.syncs => Ok(()),
+            directory if directory == self.dir => self.sync_root(),
+            directory => sync_directory(directory),
+        };
+        if synced.is_err() {
+            durable::unlink(&path)?;
+            if parcel.record.is_some() {
+                durable::unlink(&meta_of(&path))?;
+            }
+        }
+        Ok(synced?)
+    }
+
+    fn sync_root(&self) -> Result<(), DiskError> {
+        let shared = || self.dir_sync.lock().unwrap_or_else(PoisonError::into_inner);
+        let round = Arc::clone(&shared());
+        let synced = round.sync();
+        if synced.is_err() && Arc::ptr_eq(&round, &shared()) {
+            *shared() = Arc::new(DirSync::open(self.dir.clone())?);
+        }
+        synced
+    }
+}
+
+/// The file that gets the name in the destination.
+enum Source<'a> {
+    Data(&'a Parcel<'a>),
+    Copy(Part),
+}
+
+impl Source<'_> {
+    fn file(&self) -> &File {
+        match self {
+            Self::Data(parcel) => parcel.data,
+            Self::Copy(part) => part.file(),
+        }
+    }
+
+    fn link(&self, to: &Path) -> Result<(), DiskError> {
+        match self {
+            Self::Data(parcel) => durable::link(parcel.path, to),
+            Self::Copy(part) => part.publish(to),
+        }
+    }
+
+    /// Whether it no longer has the name that only this claim uses.
+    fn is_gone(&self) -> Result<bool, DiskError> {
+        match self {
+            Self::Data(parcel) => Ok(durable::stat(parcel.path)?.is_none()),
+            Self::Copy(part) => part.is_gone(),
+        }
+    }
+
+    /// Removes what is no longer needed.
+    fn remove(self) {
+        if let Self::Copy(part) = self {
+            part.remove();
+        }
+    }
+}
+
+/// `name` with a number in its last component; 0 is the name itself.
+fn candidate(name: &Path, number: u32) -> PathBuf {
+    let last = name.file_name().unwrap_or_default().to_string_lossy();
+    name.with_file_name(numbered(&last, number))
+}
+
+/// Where the record of a delivered file lies.
+fn meta_of(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".meta");
+    name.into()
+}
+
+/// A free number at or above `from`. Numbers need not be used without gaps, so the distance is
+/// doubled until one is free and then halved: about 2·log₂(n) looks where n uploads have one name.
+fn first_free<E>(from: u32, free: impl Fn(u32) -> Result<bool, E>) -> Result<u32, E> {
+    if free(from)? {
+        return Ok(from);
+    }
+    let (mut taken, mut step) = (from, 1_u32);
+    let mut found = loop {
+        let next = taken.saturating_add(step);
+        if next == taken || free(next)? {
+            break next;
+        }
+        taken = next;
+        step = step.saturating_mul(2);
+    };
+    while 1 < found - taken {
+        let middle = taken + (found - taken) / 2;
+        if free(middle)? {
+            found = middle;
+        } else {
+            taken = middle;
+        }
+    }
+    Ok(found)
+}
+
+fn sync_directory(directory: &Path) -> Result<(), DiskError> {
+    let opened = File::open(directory).on("open", directory)?;
+    opened.sync_all().on("sync", directory)
+}
+
+/// Whether an error says that a filesystem cannot link here, rather than that linking failed.
+fn cannot_link(error: &DiskError) -> bool {
+    let unable = [
+        Errno::EXDEV,
+        Errno::EPERM,
+        Errno::EOPNOTSUPP,
+        Errno::EMLINK,
+        Errno::ENOSYS,
+    ];
+    error
+        .source
+        .raw_os_error()
+        .is_some_and(|raw| unable.contains(&Errno::from_raw(raw)))
+}
+
+#[cfg(test)]
+mod tests;
