@@ -1,3 +1,5 @@
 //! ingest
 
+pub mod cors;
+pub mod location;
 pub mod tus;

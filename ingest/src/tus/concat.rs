@@ -112,7 +112,7 @@ impl Site<'_> {
             Authorities::Any => path.rsplit('/').next()?.parse().ok(),
             Authorities::Only(ours) => ours
                 .iter()
-                .any(|name| name.eq_ignore_ascii_case(authority))
+                .any(|name| portless(name).eq_ignore_ascii_case(portless(authority)))
                 .then(|| self.id_under_base(path))?,
         }
     }
@@ -124,6 +124,14 @@ impl Site<'_> {
         };
         id.parse().ok()
     }
+}
+
+/// Without a default port, which clients drop or write as they like.
+fn portless(authority: &str) -> &str {
+    let without = authority
+        .strip_suffix(":80")
+        .or_else(|| authority.strip_suffix(":443"));
+    without.unwrap_or(authority)
 }
 
 /// Resolves the relative reference `reference` against the path `base` (RFC 3986 §5.2), as far as

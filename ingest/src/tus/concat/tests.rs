@@ -84,6 +84,7 @@ fn the_partial_upload_urls_may_be_absolute_or_relative() {
         format!("../files/{A}"),
         format!("http://tus.example.org:1080/files/{A}"),
         format!("https://public.example/files/{A}"),
+        format!("https://public.example:443/files/{A}"),
         format!("HTTPS://Public.Example/files/{A}"),
         format!("//public.example/files/{A}"),
     ] {
