@@ -73,11 +73,11 @@ impl FromStr for PublicUrl {
             .ok_or(InvalidFlag::PublicUrl)?;
         let name = uri.authority().and_then(|name| authority(name.as_str()));
         let plain = uri.query().is_none() && !text.contains('#');
-        let name = name.filter(|_| plain).ok_or(InvalidFlag::PublicUrl)?;
-        let path = uri.path().trim_end_matches('/').to_owned();
+        let authority = name.filter(|_| plain).ok_or(InvalidFlag::PublicUrl)?;
+        let path = prefix(uri.path()).ok_or(InvalidFlag::PublicUrl)?;
         Ok(Self {
             scheme,
-            authority: name,
+            authority,
             path,
         })
     }
