@@ -52,6 +52,16 @@ failpoints! {
     CreateRecordMade = "create.record_made",
     /// Create: everything is synced, the answer is not sent.
     CreateSynced = "create.synced",
+    /// PATCH: the data is synced, the watermark has not moved.
+    AdvanceDataSynced = "advance.data_synced",
+    /// PATCH: the watermark has moved, the record is not synced.
+    AdvanceMarked = "advance.marked",
+    /// End: the record tells the ending, the data is still there.
+    EndRecorded = "end.recorded",
+    /// End: the data is empty, the record has not moved.
+    EndDataCut = "end.data_cut",
+    /// End: the record is a receipt, the empty data file is still there.
+    EndReceiptMoved = "end.receipt_moved",
     /// Hand-over: the final record stands in `uploads/`, synced.
     HandoverRecordSynced = "handover.record_synced",
     /// Hand-over: the record has moved to `completed/`, the data has not.
@@ -76,6 +86,10 @@ failpoints! {
     SettleDataFailed = "settle.data_failed",
     /// Settle, retry: the record tells the next time, the data has not moved.
     SettleRetryRecorded = "settle.retry_recorded",
+    /// Settle, retry: the record has moved back, the data has both names.
+    BackLinked = "back.linked",
+    /// Recovery: an orphaned claim is judged and locked, nothing has moved.
+    OrphanLocked = "orphan.locked",
     /// Janitor: an upload is judged and locked, nothing is done yet.
     JanitorJudged = "janitor.judged",
 }

@@ -13,6 +13,11 @@ pub mod lock;
 pub mod record;
 pub mod spool;
 
+pub mod ending;
+pub mod handover;
+pub mod lookup;
+pub mod receive;
+
 pub mod failpoint;
 pub mod probe;
 pub mod startup;

@@ -1,0 +1,166 @@
+//! How an upload ends before or instead of its delivery: DELETE, expiry, an operator's word.
+//!
+//! Order: the record tells the ending (in place, so a full disk does not matter) and is synced;
+//! the data is cut to nothing, which makes room; the record becomes the receipt; the data's name
+//! goes. From the first step on the upload has ended, and whoever finds it goes on from there.
+
+use std::path::PathBuf;
+
+use crate::durable::{self, DiskError, OnPath};
+use crate::failpoint::{self, Failpoint};
+use crate::id::UploadId;
+use crate::layout::{DataAt, Dir, RecordAt};
+use crate::lock::{DataLock, TryLock};
+use crate::lookup;
+use crate::record::{Place, Record, RecordError, RecordFile};
+use crate::spool::Spool;
+use crate::time::UnixTime;
+
+/// What came of ending an upload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It has ended now.
+    Ended,
+    /// Somebody holds it: a PATCH, a consumer.
+    Busy,
+    /// It had ended before, and how.
+    Already(Place),
+    /// There is no such upload.
+    Missing,
+    /// The caller's condition did not hold once the lock was held.
+    Spared,
+}
+
+/// Ends an upload wherever it is, unless it is being worked on.
+///
+/// # Errors
+/// As the steps; a step that is left is finished by whoever looks at the upload next.
+pub fn end(spool: &Spool, id: UploadId, how: Place, now: UnixTime) -> Result<End, DiskError> {
+    end_if(spool, id, how, now, |_| true)
+}
+
+/// Ends an upload if, with the lock held, its record satisfies a condition.
+///
+/// # Errors
+/// As [`end`].
+pub fn end_if(
+    spool: &Spool,
+    id: UploadId,
+    how: Place,
+    now: UnixTime,
+    condition: impl Fn(&Record) -> bool,
+) -> Result<End, DiskError> {
+    // A second look, for an upload that moved on between the look and the lock.
+    for _ in 0..2 {
+        let Some(found) = lookup::find(spool, id)? else {
+            return Ok(End::Missing);
+        };
+        if found.record.place.is_ending() {
+            return Ok(End::Already(found.record.place));
+        }
+        for at in lookup::data_candidates(&found) {
+            let lock = match DataLock::try_lock(&spool.layout().data(id, at))? {
+                TryLock::Held(lock) => lock,
+                TryLock::Busy => return Ok(End::Busy),
+                TryLock::Missing => continue,
+            };
+            return end_locked(spool, id, &lock, (at, found.at), how, now, &condition);
+        }
+    }
+    // There is a record, but its data is on its way from one name to another.
+    Ok(End::Busy)
+}
+
+fn end_locked(
+    spool: &Spool,
+    id: UploadId,
+    lock: &DataLock,
+    (data_at, record_at): (DataAt, RecordAt),
+    how: Place,
+    now: UnixTime,
+    condition: &impl Fn(&Record) -> bool,
+) -> Result<End, DiskError> {
+    let path = spool.layout().record(id, record_at);
+    let (file, mut record) = match open_record(spool, id, lock, data_at, record_at) {
+        Ok(opened) => opened,
+        Err(RecordError::Disk(error)) if error.is_missing() => return Ok(End::Busy),
+        Err(RecordError::Disk(error)) => return Err(error),
+        Err(RecordError::Unreadable { .. }) => return Ok(End::Missing),
+    };
+    if record.place.is_ending() {
+        finish(spool, id, lock, data_at, record_at)?;
+        return Ok(End::Already(record.place));
+    }
+    if !condition(&record) {
+        return Ok(End::Spared);
+    }
+    record.set_ending(how, now);
+    file.write_head(&record)?;
+    if spool.durability().syncs_finish() {
+        file.sync()?;
+    }
+    failpoint::hit(Failpoint::EndRecorded).on("end", &path)?;
+    finish(spool, id, lock, data_at, record_at)?;
+    Ok(End::Ended)
+}
+
+/// Opens the record for writing; one of tussi's must be replaced first, for which a full disk has
+/// no room until the data has made some.
+fn open_record(
+    spool: &Spool,
+    id: UploadId,
+    lock: &DataLock,
+    data_at: DataAt,
+    record_at: RecordAt,
+) -> Result<(RecordFile, Record), RecordError> {
+    let path = spool.layout().record(id, record_at);
+    let temp_dir = temp_dir(record_at);
+    match spool.open_record(path.clone(), temp_dir, id) {
+        Err(RecordError::Disk(error)) if error.is_full() => {
+            cut(lock, &spool.layout().data(id, data_at))?;
+            spool.open_record(path, temp_dir, id)
+        }
+        result => result,
+    }
+}
+
+/// Takes the steps that are left once the record tells an ending. The caller holds the lock.
+///
+/// # Errors
+/// As ftruncate(2), rename(2), unlink(2).
+pub fn finish(
+    spool: &Spool,
+    id: UploadId,
+    lock: &DataLock,
+    data_at: DataAt,
+    record_at: RecordAt,
+) -> Result<(), DiskError> {
+    let layout = spool.layout();
+    let data: PathBuf = layout.data(id, data_at);
+    cut(lock, &data)?;
+    failpoint::hit(Failpoint::EndDataCut).on("end", &data)?;
+    if record_at != RecordAt::Receipts {
+        let from = layout.record(id, record_at);
+        durable::rename(&from, &layout.record(id, RecordAt::Receipts))?;
+    }
+    failpoint::hit(Failpoint::EndReceiptMoved).on("end", &data)?;
+    durable::unlink(&data)?;
+    durable::unlink(&layout.event(id))?;
+    if record_at == RecordAt::Failed {
+        durable::unlink(&layout.reason(id))?;
+    }
+    Ok(())
+}
+
+fn cut(lock: &DataLock, path: &std::path::Path) -> Result<(), DiskError> {
+    lock.file().set_len(0).on("truncate", path)
+}
+
+/// Where a temporary record may be written on its way to a place.
+#[must_use]
+pub fn temp_dir(at: RecordAt) -> Dir {
+    match at {
+        RecordAt::Uploads => Dir::Uploads,
+        RecordAt::Completed | RecordAt::Failed | RecordAt::Receipts => Dir::Claimed,
+    }
+}

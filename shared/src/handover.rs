@@ -1,0 +1,391 @@
+//! The hand-over from `uploads/` to `completed/`, and its recovery.
+//!
+//! Order: the data synced, the final record synced, the record renamed, the data renamed (the
+//! commit: consumers start from data files), `completed/` synced. Recovery is the same path: look
+//! at what is there, take the next step, look again. [`next`] decides and is pure; [`recover`]
+//! looks and acts under the upload's lock, in whichever program comes by first.
+
+use std::path::Path;
+
+use crate::durable::{self, DiskError, OnPath};
+use crate::ending;
+use crate::failpoint::{self, Failpoint};
+use crate::id::UploadId;
+use crate::layout::{DataAt, Dir, RecordAt};
+use crate::lock::{DataLock, TryLock};
+use crate::record::{self, Place, Record, RecordError};
+use crate::size::Length;
+use crate::spool::Spool;
+use crate::time::UnixTime;
+
+/// Where the data file was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DataSeen {
+    /// In `uploads/`.
+    Uploads,
+    /// In `completed/`.
+    Completed,
+    /// In neither.
+    Neither,
+}
+
+/// What a record says, as far as the hand-over is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RecordSeen {
+    /// There is none.
+    None,
+    /// More is to come.
+    Receiving,
+    /// Received in full by its own rule.
+    Received,
+    /// It has ended: terminated, expired, joined or delivered.
+    Ended,
+    /// Empty, torn or foreign.
+    Unreadable,
+}
+
+/// The next step for an upload, or why there is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Step: rename the record from `uploads/` to `completed/`.
+    MoveRecord,
+    /// Step: rename the data from `uploads/` to `completed/`.
+    MoveData,
+    /// Step: remove the record in `uploads/`; the one in `completed/` is the final one.
+    DropUploadsRecord,
+    /// Step: remove the record in `completed/`; the upload is still being received.
+    DropCompletedRecord,
+    /// Step: rename the record from `completed/` back to `uploads/`.
+    ReturnRecord,
+    /// Step: finish the ending that the record tells: data away, record to `receipts/`.
+    End,
+    /// More bytes are to come.
+    Receiving,
+    /// Handed over.
+    Done,
+    /// Data without a record in `uploads/`: a creation that was never answered.
+    Orphan,
+    /// A record without data in `uploads/`.
+    OrphanRecord,
+    /// Data that no record explains: for `failed/`.
+    Torn,
+    /// The record is in `completed/`, the data claimed, deferred or held.
+    InMotion,
+    /// There is nothing here.
+    Nothing,
+}
+
+/// Decides the next step from what is where.
+#[must_use]
+pub fn next(data: DataSeen, uploads: RecordSeen, completed: RecordSeen) -> Next {
+    use RecordSeen as R;
+    if uploads == R::Ended || completed == R::Ended {
+        return Next::End;
+    }
+    match data {
+        DataSeen::Uploads => match (uploads, completed) {
+            (R::None, R::None) => Next::Orphan,
+            (R::Received, R::Received) | (R::Unreadable, R::Received) => Next::DropUploadsRecord,
+            (R::Received, _) => Next::MoveRecord,
+            (R::None, R::Received) => Next::MoveData,
+            (R::None | R::Unreadable, R::Receiving) => Next::ReturnRecord,
+            (R::Receiving, R::None) => Next::Receiving,
+            (R::Receiving, _) => Next::DropCompletedRecord,
+            (R::None | R::Unreadable | R::Ended, _) => Next::Torn,
+        },
+        DataSeen::Completed => match (uploads, completed) {
+            (R::None, R::Received) => Next::Done,
+            (_, R::Received) => Next::DropUploadsRecord,
+            (R::Received, _) => Next::MoveRecord,
+            _ => Next::Torn,
+        },
+        DataSeen::Neither => match (uploads, completed) {
+            (R::None, R::None) => Next::Nothing,
+            (R::None, _) => Next::InMotion,
+            (_, R::None) => Next::OrphanRecord,
+            (_, _) => Next::DropUploadsRecord,
+        },
+    }
+}
+
+/// Moves a record that is received in full and durable, and its data, into `completed/`, and
+/// makes that durable. The caller holds the lock.
+///
+/// # Errors
+/// As rename(2) and fsync(2). What is left behind then is put right by [`recover`].
+pub fn publish(
+    spool: &Spool,
+    id: UploadId,
+    record_path: &Path,
+    announce: bool,
+) -> Result<(), DiskError> {
+    let layout = spool.layout();
+    let durably = spool.durability().syncs_finish();
+    if announce {
+        let marker = layout.event(id);
+        match spool.create_file(&marker) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            result => drop(result?),
+        }
+        if durably {
+            spool.sync_dir(Dir::Outbox)?;
+        }
+    }
+    failpoint::hit(Failpoint::HandoverRecordSynced).on("hand over", record_path)?;
+    durable::rename(record_path, &layout.record(id, RecordAt::Completed))?;
+    failpoint::hit(Failpoint::HandoverRecordMoved).on("hand over", record_path)?;
+    let data = layout.data(id, DataAt::Uploads);
+    durable::rename(&data, &layout.data(id, DataAt::Completed))?;
+    failpoint::hit(Failpoint::HandoverDataMoved).on("hand over", record_path)?;
+    if durably {
+        spool.sync_dir(Dir::Completed)?;
+    }
+    Ok(())
+}
+
+/// Fills in what a record says once its upload is received in full.
+pub fn complete(record: &mut Record, now: UnixTime) {
+    record.finished_at = record.finished_at.or(Some(now));
+    record.set_place(DataAt::Completed);
+}
+
+/// Cuts the data file to the upload's length: bytes above it are nobody's.
+///
+/// # Errors
+/// As stat(2) and ftruncate(2); `UnexpectedEof` if the file is shorter than the length.
+pub fn cut_to_length(lock: &DataLock, length: Length, path: &Path) -> Result<(), DiskError> {
+    let size = lock.file().metadata().on("stat", path)?.len();
+    if length.0 < size {
+        lock.file().set_len(length.0).on("truncate", path)?;
+    }
+    if size < length.0 {
+        let error = std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
+        return Err(DiskError::new("hand over", path, error));
+    }
+    Ok(())
+}
+
+/// What [`recover`] found, after every step that it could take.
+#[derive(Debug)]
+pub enum Recovered {
+    /// More bytes are to come; nothing was changed.
+    Receiving(Box<Record>),
+    /// It lies in `completed/`; whether this call brought it there.
+    Completed {
+        /// Whether anything was done.
+        by_us: bool,
+    },
+    /// It had ended; what was left of it is gone now.
+    Ended(Place),
+    /// Data without record in `uploads/`; still there.
+    Orphan,
+    /// A record without data in `uploads/`; still there.
+    OrphanRecord,
+    /// Data that no record explains; still there.
+    Torn {
+        /// Which data.
+        at: DataAt,
+        /// Why.
+        reason: String,
+    },
+    /// Somebody is at work on it.
+    Busy,
+    /// Neither in `uploads/` nor in `completed/` (or claimed, deferred, held).
+    Elsewhere,
+}
+
+/// Looks at an upload in `uploads/` and `completed/` and takes steps until there is none left.
+///
+/// # Errors
+/// As the steps. Whoever comes next can go on from there.
+pub fn recover(spool: &Spool, id: UploadId, now: UnixTime) -> Result<Recovered, DiskError> {
+    let layout = spool.layout();
+    for at in [DataAt::Uploads, DataAt::Completed] {
+        match DataLock::try_lock(&layout.data(id, at))? {
+            TryLock::Held(lock) => return recover_locked(spool, id, &lock, at, now),
+            TryLock::Busy => return Ok(Recovered::Busy),
+            TryLock::Missing => {}
+        }
+    }
+    recover_data_less(spool, id)
+}
+
+/// A record whose data is in neither directory: only an ending can be finished here. Should the
+/// data still lie in `claimed/`, its recovery finds the receipt and removes it.
+fn recover_data_less(spool: &Spool, id: UploadId) -> Result<Recovered, DiskError> {
+    let (uploads, completed) = look(spool, id)?;
+    match next(DataSeen::Neither, uploads.seen(), completed.seen()) {
+        Next::End => {
+            let (at, ended) = ended(uploads, completed);
+            let layout = spool.layout();
+            durable::rename(
+                &layout.record(id, at),
+                &layout.record(id, RecordAt::Receipts),
+            )?;
+            Ok(Recovered::Ended(ended.place))
+        }
+        Next::OrphanRecord => Ok(Recovered::OrphanRecord),
+        _ => Ok(Recovered::Elsewhere),
+    }
+}
+
+/// [`recover`] for the holder of the lock of the data at `at` (`uploads/` or `completed/`).
+///
+/// # Errors
+/// As the steps.
+pub fn recover_locked(
+    spool: &Spool,
+    id: UploadId,
+    lock: &DataLock,
+    mut at: DataAt,
+    now: UnixTime,
+) -> Result<Recovered, DiskError> {
+    let layout = spool.layout();
+    let (in_uploads, in_completed) = (
+        layout.record(id, RecordAt::Uploads),
+        layout.record(id, RecordAt::Completed),
+    );
+    let mut by_us = false;
+    // Each step brings the upload nearer to an end; the bound is for a directory gone mad.
+    for _ in 0..8 {
+        let (uploads, completed) = look(spool, id)?;
+        let data = if at == DataAt::Uploads {
+            DataSeen::Uploads
+        } else {
+            DataSeen::Completed
+        };
+        match next(data, uploads.seen(), completed.seen()) {
+            Next::MoveRecord => {
+                if let Looked::Record(record) = uploads {
+                    finish_record(spool, id, lock, at, *record, now)?;
+                }
+                durable::rename(&in_uploads, &in_completed)?;
+            }
+            Next::MoveData => {
+                durable::rename(&layout.data(id, at), &layout.data(id, DataAt::Completed))?;
+                at = DataAt::Completed;
+            }
+            Next::DropUploadsRecord => drop(durable::unlink(&in_uploads)?),
+            Next::DropCompletedRecord => drop(durable::unlink(&in_completed)?),
+            Next::ReturnRecord => durable::rename(&in_completed, &in_uploads)?,
+            Next::End => {
+                let (record_at, record) = ended(uploads, completed);
+                ending::finish(spool, id, lock, at, record_at)?;
+                return Ok(Recovered::Ended(record.place));
+            }
+            Next::Receiving => {
+                return Ok(match uploads {
+                    Looked::Record(record) => Recovered::Receiving(record),
+                    Looked::None | Looked::Unreadable(_) => Recovered::Elsewhere,
+                });
+            }
+            Next::Done => {
+                if by_us && spool.durability().syncs_finish() {
+                    spool.sync_dir(Dir::Completed)?;
+                }
+                return Ok(Recovered::Completed { by_us });
+            }
+            Next::Orphan => return Ok(Recovered::Orphan),
+            Next::OrphanRecord | Next::InMotion | Next::Nothing => return Ok(Recovered::Elsewhere),
+            Next::Torn => {
+                let reason = [uploads, completed].iter().find_map(Looked::reason);
+                let reason = reason.unwrap_or_else(|| "data without a record".to_owned());
+                return Ok(Recovered::Torn { at, reason });
+            }
+        }
+        by_us = true;
+    }
+    Ok(Recovered::Torn {
+        at,
+        reason: "its files keep changing".to_owned(),
+    })
+}
+
+/// Makes a record that was found in `uploads/` final, with data and record synced: the promise
+/// of the hand-over does not depend on who makes it.
+fn finish_record(
+    spool: &Spool,
+    id: UploadId,
+    lock: &DataLock,
+    at: DataAt,
+    mut record: Record,
+    now: UnixTime,
+) -> Result<(), DiskError> {
+    let path = spool.layout().data(id, at);
+    if let Some(length) = record.length {
+        cut_to_length(lock, length, &path)?;
+    }
+    if spool.durability().syncs_finish() {
+        durable::sync_data(lock.file(), &path)?;
+    }
+    complete(&mut record, now);
+    let record_path = spool.layout().record(id, RecordAt::Uploads);
+    let file = match spool.open_record(record_path, Dir::Uploads, id) {
+        Ok((file, _)) => file,
+        Err(RecordError::Disk(error)) if !error.is_full() => return Err(error),
+        // On a full disk the record goes as it is; `finished_at` is filled in later.
+        Err(_) => return Ok(()),
+    };
+    match file.write_head(&record) {
+        Err(error) if !error.is_full() => return Err(error),
+        _ => {}
+    }
+    if spool.durability().syncs_finish() {
+        file.sync()?;
+    }
+    if record.rest.announce {
+        drop(spool.create_file(&spool.layout().event(id)));
+    }
+    Ok(())
+}
+
+/// A record as it was found.
+enum Looked {
+    None,
+    Record(Box<Record>),
+    Unreadable(String),
+}
+
+impl Looked {
+    fn seen(&self) -> RecordSeen {
+        match self {
+            Self::None => RecordSeen::None,
+            Self::Unreadable(_) => RecordSeen::Unreadable,
+            Self::Record(record) if record.place.is_ending() => RecordSeen::Ended,
+            Self::Record(record) if record.is_received() => RecordSeen::Received,
+            Self::Record(_) => RecordSeen::Receiving,
+        }
+    }
+
+    fn reason(&self) -> Option<String> {
+        match self {
+            Self::Unreadable(reason) => Some(reason.clone()),
+            Self::None | Self::Record(_) => None,
+        }
+    }
+}
+
+fn look(spool: &Spool, id: UploadId) -> Result<(Looked, Looked), DiskError> {
+    let read = |at| match record::read(&spool.layout().record(id, at)) {
+        Ok(record) => Ok(Looked::Record(Box::new(record))),
+        Err(RecordError::Disk(error)) if error.is_missing() => Ok(Looked::None),
+        Err(RecordError::Disk(error)) => Err(error),
+        Err(RecordError::Unreadable { reason, .. }) => Ok(Looked::Unreadable(reason)),
+    };
+    Ok((read(RecordAt::Uploads)?, read(RecordAt::Completed)?))
+}
+
+fn ended(uploads: Looked, completed: Looked) -> (RecordAt, Box<Record>) {
+    match (uploads, completed) {
+        (Looked::Record(record), _) if record.place.is_ending() => (RecordAt::Uploads, record),
+        (_, Looked::Record(record)) => (RecordAt::Completed, record),
+        _ => (
+            RecordAt::Completed,
+            Box::new(Record::new(None, UnixTime::default())),
+        ),
+    }
+}
+
+#[cfg(test)]
+#[path = "handover_tests.rs"]
+mod tests;

@@ -1,0 +1,383 @@
+//! Receiving an upload: create, advance the watermark, hand over. What ingest does on disk.
+//!
+//! The watermark (`offset` in the record) moves only after the sync of the data that it covers.
+//! It, not the file's size, is the upload's offset: after a power cut the size can cover zeros
+//! that were never written. Bytes above it are nobody's and are overwritten by the next PATCH.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::durable::{self, DiskError, OnPath};
+use crate::failpoint::{self, Failpoint};
+use crate::handover;
+use crate::id::UploadId;
+use crate::layout::{DataAt, Dir, RecordAt};
+use crate::lock::{DataLock, TryLock};
+use crate::record::{Record, RecordError, RecordFile};
+use crate::size::{Length, Offset};
+use crate::spool::Spool;
+use crate::time::UnixTime;
+
+/// A data file that was just created, locked, without a record. Dropped as it is, it is an orphan
+/// that the janitor removes; [`NewData::discard`] removes it at once.
+#[derive(Debug)]
+pub struct NewData {
+    spool: Arc<Spool>,
+    id: UploadId,
+    lock: DataLock,
+}
+
+impl NewData {
+    /// Creates the data file of a new upload under a fresh id, and locks it.
+    ///
+    /// # Errors
+    /// As open(2) and flock(2).
+    pub fn create(spool: &Arc<Spool>) -> Result<Self, DiskError> {
+        loop {
+            let id = UploadId::generate();
+            let path = spool.layout().data(id, DataAt::Uploads);
+            let file = match spool.create_file(&path) {
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => continue,
+                result => result?,
+            };
+            if let TryLock::Held(lock) = DataLock::try_lock_file(file, &path)? {
+                let new = Self {
+                    spool: Arc::clone(spool),
+                    id,
+                    lock,
+                };
+                failpoint::hit(Failpoint::CreateDataMade).on("create", &path)?;
+                return Ok(new);
+            }
+            // A janitor with no patience holds or has removed it: take another name.
+        }
+    }
+
+    /// The new upload's id.
+    #[must_use]
+    pub fn id(&self) -> UploadId {
+        self.id
+    }
+
+    /// The data file, for writing at known offsets.
+    #[must_use]
+    pub fn data(&self) -> &File {
+        self.lock.file()
+    }
+
+    /// Path of the data file, for error messages.
+    #[must_use]
+    pub fn data_path(&self) -> PathBuf {
+        self.spool.layout().data(self.id, DataAt::Uploads)
+    }
+
+    /// Removes the data file again.
+    ///
+    /// # Errors
+    /// As unlink(2).
+    pub fn discard(self) -> Result<(), DiskError> {
+        durable::unlink(&self.data_path()).map(|_| ())
+    }
+
+    /// Puts the record beside the data: from now on the upload can be found. Nothing is synced
+    /// yet: see [`Receiving::sync_creation`]. On an error the data file is removed.
+    ///
+    /// # Errors
+    /// As open(2) and write(2).
+    pub fn into_receiving(self, record: Record) -> Result<Receiving, DiskError> {
+        let path = self.spool.layout().record(self.id, RecordAt::Uploads);
+        let file = match self.spool.create_record(path.clone(), &record) {
+            Ok(file) => file,
+            Err(error) => {
+                self.discard()?;
+                return Err(error);
+            }
+        };
+        failpoint::hit(Failpoint::CreateRecordMade).on("create", &path)?;
+        let Self { spool, id, lock } = self;
+        Ok(Receiving {
+            spool,
+            id,
+            lock,
+            file,
+            record,
+        })
+    }
+
+    /// Hands over an upload that came whole in the request that created it, with three syncs:
+    /// data, record, directory. The record is written under a temporary name, which no recovery
+    /// reads, and gets its real one only once the data is durable: a record that said "received"
+    /// beside data that a power cut took would be handed over.
+    ///
+    /// `data_synced` says that the caller has synced the data beside writing the record.
+    ///
+    /// # Errors
+    /// As the steps. The caller must not answer 2xx then.
+    pub fn into_completed(self, mut record: Record, now: UnixTime) -> Result<Record, DiskError> {
+        let Self { spool, id, lock } = self;
+        let data_path = spool.layout().data(id, DataAt::Uploads);
+        handover::complete(&mut record, now);
+        let temp = spool.temp(Dir::Uploads, id);
+        let made = (|| {
+            if let Some(length) = record.length {
+                handover::cut_to_length(&lock, length, &data_path)?;
+            }
+            let mut file = spool.create_record(temp.clone(), &record)?;
+            if spool.durability().syncs_finish() {
+                durable::sync_data(lock.file(), &data_path)?;
+                file.sync()?;
+            }
+            file.moved(spool.layout().record(id, RecordAt::Completed));
+            Ok(())
+        })();
+        if let Err(error) = made {
+            durable::unlink(&temp)?;
+            durable::unlink(&data_path)?;
+            return Err(error);
+        }
+        handover::publish(&spool, id, &temp, record.rest.announce)?;
+        Ok(record)
+    }
+}
+
+/// An upload that this process may write to: the lock is held, the record is open.
+#[derive(Debug)]
+pub struct Receiving {
+    spool: Arc<Spool>,
+    id: UploadId,
+    lock: DataLock,
+    file: RecordFile,
+    record: Record,
+}
+
+/// What came of opening an upload for writing.
+#[derive(Debug)]
+pub enum Open {
+    /// Its lock is held.
+    Held(Box<Receiving>),
+    /// Somebody else holds it.
+    Busy,
+    /// It is not (or no longer) in `uploads/`: look it up.
+    Missing,
+}
+
+impl Receiving {
+    /// Opens and locks an upload in `uploads/`. A hand-over or ending that somebody left half
+    /// done is finished on the way. Never waits.
+    ///
+    /// # Errors
+    /// As open(2), flock(2), read(2). A record that cannot be read is `Missing`.
+    pub fn open(spool: &Arc<Spool>, id: UploadId, now: UnixTime) -> Result<Open, DiskError> {
+        let lock = match DataLock::try_lock(&spool.layout().data(id, DataAt::Uploads))? {
+            TryLock::Held(lock) => lock,
+            TryLock::Busy => return Ok(Open::Busy),
+            TryLock::Missing => return Ok(Open::Missing),
+        };
+        let path = spool.layout().record(id, RecordAt::Uploads);
+        match spool.open_record(path, Dir::Uploads, id) {
+            Ok((file, record)) if !record.place.is_ending() && !record.is_received() => {
+                Ok(Open::Held(Box::new(Self {
+                    spool: Arc::clone(spool),
+                    id,
+                    lock,
+                    file,
+                    record,
+                })))
+            }
+            Err(RecordError::Disk(error)) if !error.is_missing() => Err(error),
+            _ => {
+                handover::recover_locked(spool, id, &lock, DataAt::Uploads, now)?;
+                Ok(Open::Missing)
+            }
+        }
+    }
+
+    /// The upload's id.
+    #[must_use]
+    pub fn id(&self) -> UploadId {
+        self.id
+    }
+
+    /// The record as it stands.
+    #[must_use]
+    pub fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// The data file, for writing at known offsets. A clone of it shares the lock.
+    #[must_use]
+    pub fn data(&self) -> &File {
+        self.lock.file()
+    }
+
+    /// Path of the data file, for error messages.
+    #[must_use]
+    pub fn data_path(&self) -> PathBuf {
+        self.spool.layout().data(self.id, DataAt::Uploads)
+    }
+
+    /// Makes a creation durable: its record and both names.
+    ///
+    /// # Errors
+    /// As fdatasync(2) and fsync(2): the caller must not answer 2xx then.
+    pub fn sync_creation(&self) -> Result<(), DiskError> {
+        if self.spool.durability().syncs_patches() {
+            self.file.sync()?;
+            self.spool.sync_dir(Dir::Uploads)?;
+        }
+        failpoint::hit(Failpoint::CreateSynced).on("create", self.file.path())
+    }
+
+    /// Moves the watermark to `to`: data synced (in `every-patch` mode), head written, head synced.
+    /// An error leaves the watermark where it was.
+    ///
+    /// # Errors
+    /// As fdatasync(2) and pwrite(2). A failed sync must not be tried again.
+    pub fn advance(&mut self, to: Offset, now: UnixTime) -> Result<(), DiskError> {
+        if self.spool.durability().syncs_patches() {
+            durable::sync_data(self.data(), &self.data_path())?;
+            failpoint::hit(Failpoint::AdvanceDataSynced).on("advance", self.file.path())?;
+        }
+        self.mark(to, now)?;
+        self.sync_record()
+    }
+
+    /// Moves the watermark over data that the caller has synced (if the mode asks for it). Not
+    /// yet durable: see [`Self::sync_record`].
+    ///
+    /// # Errors
+    /// As pwrite(2); the watermark is where it was.
+    pub fn mark(&mut self, to: Offset, now: UnixTime) -> Result<(), DiskError> {
+        let mut record = self.record.clone();
+        record.offset = to;
+        record.last_write = now;
+        self.file.write_head(&record)?;
+        self.record = record;
+        failpoint::hit(Failpoint::AdvanceMarked).on("advance", self.file.path())
+    }
+
+    /// Makes the watermark durable, if the mode asks for it.
+    ///
+    /// # Errors
+    /// As fdatasync(2).
+    pub fn sync_record(&self) -> Result<(), DiskError> {
+        if self.spool.durability().syncs_patches() {
+            self.file.sync()?;
+        }
+        Ok(())
+    }
+
+    /// Declares the length of an upload that was created without one. Durable with the next
+    /// [`Self::advance`], [`Self::sync_record`] or hand-over.
+    ///
+    /// # Errors
+    /// As pwrite(2).
+    pub fn set_length(&mut self, length: Length) -> Result<(), DiskError> {
+        self.change(|record| record.length = Some(length))
+    }
+
+    /// Writes down that the client has said that this is all (IETF draft), or takes it back.
+    /// Durable as [`Self::set_length`].
+    ///
+    /// # Errors
+    /// As pwrite(2).
+    pub fn set_flagged(&mut self, flagged: bool) -> Result<(), DiskError> {
+        self.change(|record| record.flagged = flagged)
+    }
+
+    /// Writes down the digest of the whole content. Durable as [`Self::set_length`].
+    ///
+    /// # Errors
+    /// As pwrite(2).
+    pub fn set_digest(&mut self, digest: String) -> Result<(), DiskError> {
+        self.change(|record| record.digest = Some(digest))
+    }
+
+    /// Writes down into which final upload this part goes. Durable as [`Self::set_length`].
+    ///
+    /// # Errors
+    /// As pwrite(2).
+    pub fn set_joined_into(&mut self, final_upload: UploadId) -> Result<(), DiskError> {
+        self.change(|record| record.joined_into = Some(final_upload))
+    }
+
+    fn change(&mut self, change: impl FnOnce(&mut Record)) -> Result<(), DiskError> {
+        let mut record = self.record.clone();
+        change(&mut record);
+        self.file.write_head(&record)?;
+        self.record = record;
+        Ok(())
+    }
+
+    /// Hands over an upload of which everything up to `to`, its length, has been written: data
+    /// synced, final record written and synced, both renamed, directory synced. 2xx is right only
+    /// after this.
+    ///
+    /// # Errors
+    /// As the steps. Whoever looks at the upload next goes on from there.
+    pub fn hand_over(mut self, to: Offset, now: UnixTime) -> Result<Record, DiskError> {
+        let durably = self.spool.durability().syncs_finish();
+        let data_path = self.data_path();
+        if let Some(length) = self.record.length {
+            handover::cut_to_length(&self.lock, length, &data_path)?;
+        }
+        if durably {
+            durable::sync_data(self.data(), &data_path)?;
+        }
+        let mut record = self.record.clone();
+        record.offset = to;
+        if to != self.record.offset {
+            record.last_write = now;
+        }
+        handover::complete(&mut record, now);
+        let recorded = self.record.is_received();
+        match self.file.write_head(&record) {
+            // A full disk: what the record says already is enough to go on.
+            Err(error) if error.is_full() && recorded => {}
+            result => {
+                result?;
+                self.record = record;
+            }
+        }
+        if durably {
+            self.file.sync()?;
+        }
+        let announce = self.record.rest.announce;
+        handover::publish(&self.spool, self.id, self.file.path(), announce)?;
+        Ok(self.record)
+    }
+
+    /// Lets other processes take the upload over while nothing arrives. The caller has moved the
+    /// watermark over every byte that did.
+    ///
+    /// # Errors
+    /// As flock(2).
+    pub fn pause(&self) -> Result<(), DiskError> {
+        self.lock.unlock(&self.data_path())
+    }
+
+    /// Goes on after [`Self::pause`]: `false` if another process has taken the upload over or
+    /// moved it on, and this one must give up.
+    ///
+    /// # Errors
+    /// As flock(2) and read(2).
+    pub fn resume(&mut self) -> Result<bool, DiskError> {
+        if !self.lock.relock(&self.data_path())? {
+            return Ok(false);
+        }
+        let path = self.file.path().to_owned();
+        match self.spool.open_record(path, Dir::Uploads, self.id) {
+            Ok((_, record)) if record == self.record => Ok(true),
+            Err(RecordError::Disk(error)) if !error.is_missing() => Err(error),
+            _ => {
+                self.pause()?;
+                Ok(false)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "receive_tests.rs"]
+mod tests;
