@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-/// The variable that debug builds read: `name=what[@n]`, separated by commas.
+/// The variable that debug builds read: `name=what[@n]`, separated by semicolons.
 const VARIABLE: &str = "TUSPOOL_FAILPOINTS";
 
 /// What happens at a failpoint.
@@ -56,8 +56,11 @@ impl Failpoint {
 
 /// Arms failpoints in a program that is about to be started.
 pub fn arm(command: &mut Command, failpoints: &[Failpoint]) {
-    let spelled: Vec<String> = failpoints.iter().map(Failpoint::spelled).collect();
-    command.env(VARIABLE, spelled.join(","));
+    // A build without failpoints refuses to start when the variable is set.
+    if !failpoints.is_empty() {
+        let spelled: Vec<String> = failpoints.iter().map(Failpoint::spelled).collect();
+        command.env(VARIABLE, spelled.join(";"));
+    }
 }
 
 #[cfg(test)]
@@ -76,7 +79,7 @@ mod tests {
         let (_, value) = command.get_envs().next().unwrap();
         assert_eq!(
             value.unwrap(),
-            "create_record=kill,hand_over=error:ENOSPC@2,x=stop"
+            "create_record=kill;hand_over=error:ENOSPC@2;x=stop"
         );
     }
 }

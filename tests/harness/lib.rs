@@ -18,5 +18,14 @@ pub mod http;
 pub mod proxy;
 pub mod real_clients;
 
+pub mod hook;
+pub mod loop_fs;
 pub mod pipeline;
 pub mod spool;
+
+pub mod ledger;
+mod sender;
+
+pub mod load;
+
+pub mod audit;

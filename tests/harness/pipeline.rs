@@ -125,6 +125,12 @@ impl Pipeline {
         self.start(program.name(), command)
     }
 
+    /// Starts a consumer that looks around every second.
+    #[must_use]
+    pub fn consumer(&self, args: &[&str]) -> Process {
+        self.spawn(Program::Consumer, &[args, &["--poll", "1s"]].concat())
+    }
+
     /// Runs a program to its end.
     #[must_use]
     pub fn run<A: AsRef<OsStr>>(&self, program: Program, args: &[A]) -> Finished {

@@ -42,7 +42,6 @@ impl Finished {
     ///
     /// # Panics
     /// If it is another one, with all output.
-    #[must_use]
     pub fn expect_code(self, code: i32) -> Self {
         assert_eq!(self.code(), Some(code), "{self:#?}");
         self

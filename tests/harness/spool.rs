@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 /// The directories of a spool.
-pub const DIRECTORIES: [&str; 7] = [
+pub const DIRECTORIES: [&str; 8] = [
     "uploads",
     "completed",
     "claimed",
@@ -18,6 +18,7 @@ pub const DIRECTORIES: [&str; 7] = [
     "held",
     "failed",
     "receipts",
+    "outbox",
 ];
 
 /// A spool to look into.

@@ -1,6 +1,7 @@
 //! Waiting for a condition. The only sleep of the tests is in here.
 
 use std::fmt::Debug;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 /// How long a condition that should come true soon is waited for. Generous: it is only ever
@@ -51,4 +52,13 @@ pub fn wait_for<T: PartialEq + Debug>(what: &str, wanted: &T, mut probe: impl Fn
         }
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// Lets a random time go by: not to wait for anything, but to do something at any moment.
+pub fn random_moment(random: &mut fastrand::Rng, within: Range<Duration>) {
+    let span = within
+        .end
+        .saturating_sub(within.start)
+        .mul_f64(random.f64());
+    std::thread::sleep(within.start + span);
 }
