@@ -1,1 +1,4 @@
-//! Whole-process tests.
+//! Whole-process tests: real programs on a real directory, talked to over real sockets.
+//!
+//! One binary, so that it is linked once. Sizes are quick ones by default and the full ones under
+//! `TUSPOOL_LONG=1`; what needs tools or rights that a machine lacks says that it is skipped.

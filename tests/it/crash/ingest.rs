@@ -1,0 +1,187 @@
+//! Creation and hand-over.
+
+use tests::client::Upload;
+use tests::needs::{self, Need};
+use tests::pipeline::{BASE_PATH, Ingest, Pipeline};
+use tests::programs::Program;
+use tests::wait::wait_for;
+
+use super::{IMPATIENT, body, deliver_all, kill_at, points};
+
+/// How a client sends a whole upload.
+#[derive(Clone, Copy, Debug)]
+enum Shape {
+    /// POST, then PATCH.
+    Patch,
+    /// One POST with everything.
+    Whole,
+}
+
+#[test]
+fn ingest_killed_at_any_step_of_a_creation_leaves_nothing_in_the_way() {
+    if !needs::met(&[Need::Failpoints]) {
+        return;
+    }
+    for point in points("create") {
+        let reached = [Shape::Patch, Shape::Whole].map(|shape| killed_in_creation(point, shape));
+        assert!(reached.contains(&true), "no creation passes {point}");
+    }
+}
+
+/// Whether a creation of this shape passes the point.
+fn killed_in_creation(point: &str, shape: Shape) -> bool {
+    let pipeline = Pipeline::new();
+    let mut ingest = pipeline.ingest_failing(&[], &kill_at(point));
+    let body = body();
+    let content: &[u8] = match shape {
+        Shape::Patch => b"",
+        Shape::Whole => &body,
+    };
+    let length = body.len().to_string();
+    let headers = [
+        ("Upload-Length", length.as_str()),
+        ("Upload-Metadata", "filename YS5iaW4="), // a.bin
+        ("Content-Type", "application/offset+octet-stream"),
+    ];
+    if ingest
+        .tus()
+        .try_request("POST", BASE_PATH, &headers, content)
+        .is_ok()
+    {
+        return false;
+    }
+    ingest.process.wait_killed();
+    ingest.restart();
+
+    // The client was told of no upload, so it makes another one.
+    let _upload = ingest.tus().create_with(&body, &[("filename", "a.bin")]);
+    let tidy = [&IMPATIENT[..], &["--stale-upload-age", "0s"]].concat();
+    pipeline.run(Program::Janitor, &tidy).expect_code(0);
+    deliver_all(&pipeline);
+    let left = pipeline.spool().listing();
+    assert!(
+        pipeline.spool().is_settled(),
+        "{point}, {shape:?}: {left:?}"
+    );
+    for entry in std::fs::read_dir(pipeline.out()).unwrap() {
+        assert!(
+            std::fs::read(entry.unwrap().path()).unwrap() == body,
+            "{point}, {shape:?}"
+        );
+    }
+    true
+}
+
+/// Who comes after a killed ingest.
+#[derive(Clone, Copy, Debug)]
+enum Heir {
+    /// The client asks a new ingest.
+    Client,
+    /// A new ingest, which nobody asks.
+    Ingest,
+    /// The janitor, without any ingest.
+    Janitor,
+}
+
+#[test]
+fn ingest_killed_at_any_step_of_a_hand_over_has_it_finished_by_whoever_comes_next() {
+    if !needs::met(&[Need::Failpoints]) {
+        return;
+    }
+    for point in points("handover") {
+        let mut reached = false;
+        for heir in [Heir::Client, Heir::Ingest, Heir::Janitor] {
+            for shape in [Shape::Patch, Shape::Whole] {
+                reached |= killed_in_hand_over(point, heir, shape);
+            }
+        }
+        assert!(reached, "no hand-over passes {point}");
+    }
+}
+
+/// Whether a hand-over of this shape passes the point.
+fn killed_in_hand_over(point: &str, heir: Heir, shape: Shape) -> bool {
+    let pipeline = Pipeline::new();
+    let mut ingest = pipeline.ingest_failing(&[], &kill_at(point));
+    let body = body();
+    let Some(upload) = send_until_killed(&mut ingest, shape, &body) else {
+        return false;
+    };
+    let what = format!("{point}, {heir:?}, {shape:?}");
+    match heir {
+        Heir::Client => {
+            ingest.restart();
+            if let Some(upload) = upload {
+                // What was not answered may have to be sent again, as by any client.
+                let offset = usize::try_from(upload.offset()).unwrap();
+                if offset < body.len() {
+                    upload.patch(offset as u64, &body[offset..]).expect(204, []);
+                }
+                let length = body.len().to_string();
+                upload
+                    .head()
+                    .expect(200, [("Upload-Offset", length.as_str())]);
+            }
+        }
+        Heir::Ingest => ingest.restart(),
+        Heir::Janitor => {
+            pipeline.run(Program::Janitor, &IMPATIENT).expect_code(0);
+        }
+    }
+    // It counts as received once its record says so; before that the client has to come back.
+    let received = record_offset(&pipeline) == Some(body.len() as u64);
+    if !received && !matches!(heir, Heir::Client) {
+        return true;
+    }
+    wait_for(&what, &1, || pipeline.spool().data_in("completed").len());
+    deliver_all(&pipeline);
+    let delivered = std::fs::read(pipeline.out().join("a.bin")).unwrap();
+    assert!(delivered == body, "{what}");
+    assert_eq!(
+        std::fs::read_dir(pipeline.out()).unwrap().count(),
+        1,
+        "{what}"
+    );
+    assert!(
+        pipeline.spool().is_settled(),
+        "{what}: {:?}",
+        pipeline.spool().listing()
+    );
+    true
+}
+
+/// Sends one upload; `None` if ingest outlives it, else the upload, if the client knows its URL.
+fn send_until_killed(ingest: &mut Ingest, shape: Shape, body: &[u8]) -> Option<Option<Upload>> {
+    let metadata = [("filename", "a.bin")];
+    let upload = match shape {
+        Shape::Patch => {
+            let upload = ingest.tus().create(body.len() as u64, &metadata);
+            upload.try_patch(0, body).is_err().then_some(Some(upload))
+        }
+        Shape::Whole => {
+            let length = body.len().to_string();
+            let metadata = tests::client::encode(&metadata);
+            let headers = [
+                ("Upload-Length", length.as_str()),
+                ("Upload-Metadata", metadata.as_str()),
+                ("Content-Type", "application/offset+octet-stream"),
+            ];
+            let answer = ingest.tus().try_request("POST", BASE_PATH, &headers, body);
+            answer.is_err().then_some(None)
+        }
+    }?;
+    ingest.process.wait_killed();
+    Some(upload)
+}
+
+/// The offset in the only record of a spool.
+fn record_offset(pipeline: &Pipeline) -> Option<u64> {
+    let spool = pipeline.spool();
+    ["completed", "uploads"].iter().find_map(|directory| {
+        let name = spool
+            .names(directory)
+            .into_iter()
+            .find(|name| name.ends_with(".meta"))?;
+        spool.json(directory, &name)["offset"].as_u64()
+    })
+}
