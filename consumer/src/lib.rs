@@ -1,5 +1,7 @@
 //! Workers: claim a finished upload, process it, settle it.
 
+pub mod config;
+
 pub mod filename;
 pub mod template;
 
