@@ -5,7 +5,9 @@ pub mod config;
 pub mod filename;
 pub mod template;
 
+pub mod backlog;
 pub mod breaker;
+pub mod deferred;
 pub mod outcome;
 pub mod retry;
 
