@@ -163,6 +163,25 @@ fn an_ended_upload_leaves_a_receipt_and_no_data() {
 }
 
 #[test]
+fn a_file_that_was_delivered_keeps_its_bytes_when_its_upload_is_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = spool(&dir);
+    let new = NewData::create(&spool).unwrap();
+    let id = new.id();
+    new.data().write_all_at(b"hello", 0).unwrap();
+    let mut record = Record::new(Some(Length(5)), now(1));
+    record.offset = Offset(5);
+    new.into_completed(record, now(2)).unwrap();
+    // A consumer delivers by link and dies before the receipt.
+    let delivered = dir.path().join("delivered");
+    durable::link(&spool.layout().data(id, DataAt::Completed), &delivered).unwrap();
+    let ended = end(&spool, id, Place::Terminated, now(5)).unwrap();
+    assert_eq!(ended, End::Ended);
+    assert_eq!(std::fs::read(&delivered).unwrap(), b"hello");
+    assert_eq!(spool.entries(Dir::Completed).unwrap().count(), 0);
+}
+
+#[test]
 fn an_ending_that_was_cut_short_is_finished_by_whoever_looks_next() {
     for stop in ["end.recorded", "end.data_cut", "end.receipt_moved"] {
         let dir = tempfile::tempdir().unwrap();
