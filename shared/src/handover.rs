@@ -225,6 +225,20 @@ fn recover_data_less(spool: &Spool, id: UploadId) -> Result<Recovered, DiskError
             Ok(Recovered::Ended(ended.place))
         }
         Next::OrphanRecord => Ok(Recovered::OrphanRecord),
+        Next::InMotion => drop_settled_record(spool, id),
+        _ => Ok(Recovered::Elsewhere),
+    }
+}
+
+/// A delivery whose receipt is written removes the data and then the record in `completed/`; if
+/// only the last step is missing, it is taken here.
+fn drop_settled_record(spool: &Spool, id: UploadId) -> Result<Recovered, DiskError> {
+    let layout = spool.layout();
+    match record::read(&layout.record(id, RecordAt::Receipts)) {
+        Ok(receipt) if receipt.place.is_ending() => {
+            durable::unlink(&layout.record(id, RecordAt::Completed))?;
+            Ok(Recovered::Ended(receipt.place))
+        }
         _ => Ok(Recovered::Elsewhere),
     }
 }

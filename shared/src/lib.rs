@@ -18,6 +18,12 @@ pub mod handover;
 pub mod lookup;
 pub mod receive;
 
+pub mod claim;
+pub mod host;
+pub mod operate;
+pub mod orphan;
+pub mod settle;
+
 pub mod failpoint;
 pub mod probe;
 pub mod startup;

@@ -1,0 +1,340 @@
+//! Claiming an upload: one consumer's hold on it.
+//!
+//! Claim = open, lock, check that the path still names the locked inode, check that record and
+//! size agree, rename to `claimed/{id}~{claim}`. The rename to a name that only this claimer uses
+//! is the commit: on a filesystem with stale caches the lock alone let two consumers in, and so
+//! did a rename to a name that both used. Only the owner writes the record after it.
+//!
+//! Then the attempt is counted in the record and the claim's state is written beside the data,
+//! before anything is done with the upload. The state's mtime is the heartbeat.
+//!
+//! The data keeps its claimed name until the claim is settled (see [`crate::settle`]): a delivery
+//! into a directory of the same filesystem is a second *link*, not a rename, so that a crash in
+//! between leaves an upload that can be claimed again. `ENOENT` on the own claimed name means that
+//! the claim was lost: touch nothing.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::sys::time::TimeSpec;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::durable::{self, DiskError, OnPath};
+use crate::failpoint::{self, Failpoint};
+use crate::handover;
+use crate::host::Host;
+use crate::id::{ClaimId, UploadId};
+use crate::layout::{DataAt, Dir, RecordAt};
+use crate::lock::{DataLock, TryLock};
+use crate::record::{self, Record, RecordError, RecordFile};
+use crate::settle;
+use crate::spool::Spool;
+use crate::time::UnixTime;
+
+/// How long a record may be missing beside its data before the upload counts as torn: network
+/// filesystems show a directory's entries with a delay.
+pub const RECORD_GRACE: Duration = Duration::from_secs(10);
+
+/// A process group started by a consumer, as it can be told from a later one of the same id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessGroup {
+    /// The group's id: its leader's process id.
+    pub id: u32,
+    /// When the leader started, in clock ticks since boot.
+    pub started_ticks: u64,
+}
+
+/// What a claim's state file says: who works on the upload, how, and until when.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ClaimState {
+    /// Which attempt this is, from 1.
+    pub attempt: u32,
+    /// Host of the consumer.
+    pub host: String,
+    /// Boot of that host.
+    pub boot: String,
+    /// Process id of the consumer.
+    pub pid: u32,
+    /// When the claim was made.
+    pub claimed_at: UnixTime,
+    /// The hook's process group, once it runs.
+    #[serde(default)]
+    pub group: Option<ProcessGroup>,
+    /// When the hook must have ended.
+    #[serde(default)]
+    pub deadline: Option<UnixTime>,
+    /// The name that was chosen in the destination, written before the delivery.
+    #[serde(default)]
+    pub destination: Option<String>,
+    /// Fields that we do not know.
+    #[serde(flatten)]
+    pub other: serde_json::Map<String, Value>,
+}
+
+/// One consumer's hold on one upload. Dropping it without settling is what a crash does: the
+/// attempt is counted and the upload goes back to the queue.
+#[derive(Debug)]
+pub struct Claim {
+    pub(crate) spool: Arc<Spool>,
+    pub(crate) id: UploadId,
+    pub(crate) claim: ClaimId,
+    pub(crate) lock: DataLock,
+    pub(crate) file: RecordFile,
+    pub(crate) record: Record,
+    pub(crate) state: ClaimState,
+}
+
+/// What came of trying to claim an upload.
+#[derive(Debug)]
+pub enum TryClaim {
+    /// It is ours.
+    Claimed(Box<Claim>),
+    /// Somebody else is at it, or it is not ready to be looked at yet: try again shortly.
+    Busy,
+    /// It is no longer there.
+    Gone,
+    /// It does not fit its record; it lies in `failed/` now.
+    Torn(String),
+}
+
+/// Whether data and record fit, or why not.
+fn check(record: &Record, size: u64) -> Result<(), String> {
+    if !record.is_received() && record.format.is_some() {
+        return Err("its record says that more is to come".to_owned());
+    }
+    match record.length {
+        Some(length) if length.0 == size => Ok(()),
+        Some(length) => Err(format!("{size} bytes of {length}")),
+        None => Err("its record has no length".to_owned()),
+    }
+}
+
+/// Tries to claim the upload whose data is at `from` (`completed/` or `deferred/`). Never waits.
+///
+/// # Errors
+/// As the steps; `ENOLCK` and the like mean a filesystem without locks.
+pub fn try_claim(
+    spool: &Arc<Spool>,
+    id: UploadId,
+    from: DataAt,
+    now: UnixTime,
+) -> Result<TryClaim, DiskError> {
+    let layout = spool.layout();
+    let path = layout.data(id, from);
+    let lock = match DataLock::try_lock(&path)? {
+        TryLock::Held(lock) => lock,
+        TryLock::Busy => return Ok(TryClaim::Busy),
+        TryLock::Missing => return Ok(TryClaim::Gone),
+    };
+    let record_path = layout.record(id, RecordAt::Completed);
+    let unfit = match record::read(&record_path) {
+        Ok(record) if record.place.is_ending() => {
+            crate::ending::finish(spool, id, &lock, from, RecordAt::Completed)?;
+            return Ok(TryClaim::Gone);
+        }
+        Ok(record) => {
+            let size = lock.file().metadata().on("stat", &path)?.len();
+            check(&record, size).err()
+        }
+        Err(RecordError::Disk(error)) if error.is_missing() => {
+            // A hand-over that a power cut left half done, a delayed listing, or nobody's data.
+            if let handover::Recovered::Completed { by_us: true } =
+                handover::recover_locked(spool, id, &lock, DataAt::Completed, now)?
+            {
+                return Ok(TryClaim::Busy);
+            }
+            if is_young(lock.file(), &path)? {
+                return Ok(TryClaim::Busy);
+            }
+            Some("data without a record".to_owned())
+        }
+        Err(RecordError::Disk(error)) => return Err(error),
+        Err(RecordError::Unreadable { reason, .. }) => Some(format!("record: {reason}")),
+    };
+    if let Some(reason) = unfit {
+        settle::bury(spool, id, &lock, from, &reason, now)?;
+        return Ok(TryClaim::Torn(reason));
+    }
+    failpoint::hit(Failpoint::ClaimLocked).on("claim", &path)?;
+    let claim = ClaimId::generate();
+    match durable::rename(&path, &layout.data(id, DataAt::Claimed(claim))) {
+        Err(error) if error.is_missing() => return Ok(TryClaim::Gone),
+        result => result?,
+    }
+    failpoint::hit(Failpoint::ClaimRenamed).on("claim", &path)?;
+    begin(spool, id, claim, lock, now)
+}
+
+/// Counts the attempt and writes the claim's state, once the upload is ours.
+fn begin(
+    spool: &Arc<Spool>,
+    id: UploadId,
+    claim: ClaimId,
+    lock: DataLock,
+    now: UnixTime,
+) -> Result<TryClaim, DiskError> {
+    let record_path = spool.layout().record(id, RecordAt::Completed);
+    let (file, mut record) = match spool.open_record(record_path, Dir::Claimed, id) {
+        Ok(opened) => opened,
+        Err(RecordError::Disk(error)) => return Err(error),
+        Err(RecordError::Unreadable { reason, .. }) => {
+            settle::bury(spool, id, &lock, DataAt::Claimed(claim), &reason, now)?;
+            return Ok(TryClaim::Torn(reason));
+        }
+    };
+    record.set_place(DataAt::Claimed(claim));
+    record.attempts = record.attempts.saturating_add(1);
+    record.finished_at = record.finished_at.or(Some(record.last_write));
+    file.write_head(&record)?;
+    if spool.durability().syncs_finish() {
+        file.sync()?;
+    }
+    let host = Host::this();
+    let state = ClaimState {
+        attempt: record.attempts,
+        host: host.name.clone(),
+        boot: host.boot.clone(),
+        pid: std::process::id(),
+        claimed_at: now,
+        group: None,
+        deadline: None,
+        destination: record.rest.destination.clone(),
+        other: serde_json::Map::new(),
+    };
+    let claim = Claim {
+        spool: Arc::clone(spool),
+        id,
+        claim,
+        lock,
+        file,
+        record,
+        state,
+    };
+    claim.write_state(false)?;
+    failpoint::hit(Failpoint::ClaimStateWritten).on("claim", &claim.path())?;
+    Ok(TryClaim::Claimed(Box::new(claim)))
+}
+
+fn is_young(file: &File, path: &std::path::Path) -> Result<bool, DiskError> {
+    use std::os::unix::fs::MetadataExt;
+    let changed = file.metadata().on("stat", path)?.ctime();
+    let changed = UnixTime::from_secs(u64::try_from(changed).unwrap_or(0));
+    Ok(UnixTime::now().since(changed) < RECORD_GRACE)
+}
+
+impl Claim {
+    /// The upload's id.
+    #[must_use]
+    pub fn id(&self) -> UploadId {
+        self.id
+    }
+
+    /// The claim's own id.
+    #[must_use]
+    pub fn claim_id(&self) -> ClaimId {
+        self.claim
+    }
+
+    /// The spool.
+    #[must_use]
+    pub fn spool(&self) -> &Arc<Spool> {
+        &self.spool
+    }
+
+    /// The upload's record.
+    #[must_use]
+    pub fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// The claim's state.
+    #[must_use]
+    pub fn state(&self) -> &ClaimState {
+        &self.state
+    }
+
+    /// Which attempt this is, from 1.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.record.attempts
+    }
+
+    /// The data file under its claimed name.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        self.spool
+            .layout()
+            .data(self.id, DataAt::Claimed(self.claim))
+    }
+
+    /// The record's file.
+    #[must_use]
+    pub fn record_path(&self) -> PathBuf {
+        self.spool.layout().record(self.id, RecordAt::Completed)
+    }
+
+    /// The locked data file. A hook inherits this descriptor, so that the lock outlives a consumer
+    /// that is killed.
+    #[must_use]
+    pub fn data(&self) -> &File {
+        self.lock.file()
+    }
+
+    /// Whether the claimed name is still there and still ours. If not, the claim was lost.
+    ///
+    /// # Errors
+    /// As stat(2).
+    pub fn is_ours(&self) -> Result<bool, DiskError> {
+        self.lock.is_at(&self.path())
+    }
+
+    /// Shows that the claim lives: sets its state's mtime to the file system's now.
+    ///
+    /// # Errors
+    /// As utimensat(2).
+    pub fn beat(&self) -> Result<(), DiskError> {
+        let path = self.spool.layout().state(self.id, self.claim);
+        let file = durable::open(&path, true)?;
+        // "Now" of the filesystem's own clock, not of ours: on NFS the server's.
+        let now = TimeSpec::UTIME_NOW;
+        nix::sys::stat::futimens(&file, &now, &now).on("touch", &path)
+    }
+
+    /// Writes down the hook's process group and deadline, so that another consumer of this host
+    /// can end a hook that outlived its consumer.
+    ///
+    /// # Errors
+    /// As write(2) and rename(2).
+    pub fn set_group(
+        &mut self,
+        group: Option<ProcessGroup>,
+        deadline: Option<UnixTime>,
+    ) -> Result<(), DiskError> {
+        self.state.group = group;
+        self.state.deadline = deadline;
+        self.write_state(false)
+    }
+
+    /// Writes down, durably, the name that the delivery will have, before it is made: the next
+    /// attempt that finds that name finishes it instead of making another.
+    ///
+    /// # Errors
+    /// As write(2), fdatasync(2), rename(2).
+    pub fn set_destination(&mut self, destination: &str) -> Result<(), DiskError> {
+        self.state.destination = Some(destination.to_owned());
+        self.write_state(self.spool.durability().syncs_finish())
+    }
+
+    fn write_state(&self, durably: bool) -> Result<(), DiskError> {
+        let path = self.spool.layout().state(self.id, self.claim);
+        let bytes = serde_json::to_vec(&self.state).unwrap_or_default();
+        settle::replace_file(&self.spool, &path, self.id, &bytes, durably)
+    }
+}
+
+#[cfg(test)]
+#[path = "claim_tests.rs"]
+mod tests;

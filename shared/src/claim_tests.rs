@@ -1,0 +1,389 @@
+use std::os::unix::fs::FileExt;
+
+use super::*;
+use crate::lookup::{self, State};
+use crate::operate::{self, Operated};
+use crate::orphan::{self, Orphan, Rules};
+use crate::receive::NewData;
+use crate::record::{Attempt, Place};
+use crate::settle::Settled;
+use crate::size::{Length, Offset};
+use crate::spool::Options;
+
+const RULES: Rules = Rules {
+    lease: None,
+    max_attempts: 3,
+};
+
+fn now(secs: u64) -> UnixTime {
+    UnixTime::from_secs(secs)
+}
+
+struct Case {
+    _dir: tempfile::TempDir,
+    spool: Arc<Spool>,
+    id: UploadId,
+}
+
+/// A spool with one completed upload of five bytes.
+fn case() -> Case {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = Arc::new(Spool::open(&dir.path().join("s"), Options::default()).unwrap());
+    let new = NewData::create(&spool).unwrap();
+    let id = new.id();
+    new.data().write_all_at(b"hello", 0).unwrap();
+    let mut record = Record::new(Some(Length(5)), now(1));
+    record.offset = Offset(5);
+    new.into_completed(record, now(2)).unwrap();
+    Case {
+        _dir: dir,
+        spool,
+        id,
+    }
+}
+
+impl Case {
+    fn claim_from(&self, at: DataAt) -> Claim {
+        match try_claim(&self.spool, self.id, at, now(3)).unwrap() {
+            TryClaim::Claimed(claim) => *claim,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn claim(&self) -> Claim {
+        self.claim_from(DataAt::Completed)
+    }
+
+    fn state(&self) -> State {
+        lookup::find(&self.spool, self.id).unwrap().unwrap().state()
+    }
+
+    fn record(&self) -> Record {
+        lookup::find(&self.spool, self.id).unwrap().unwrap().record
+    }
+
+    /// Every name below the spool that belongs to an upload.
+    fn names(&self) -> Vec<String> {
+        let mut names = Vec::new();
+        for dir in Dir::ALL {
+            for entry in std::fs::read_dir(self.spool.layout().dir(dir)).unwrap() {
+                let name = entry.unwrap().file_name().into_string().unwrap();
+                names.push(format!("{}/{name}", dir.name()).replace(&self.id.to_string(), "ID"));
+            }
+        }
+        names.sort();
+        names
+    }
+
+    /// What any consumer does when it comes by: looks at every orphaned claim.
+    fn recover(&self) -> Vec<Orphan> {
+        let claims: Vec<_> = self
+            .spool
+            .entries(Dir::Claimed)
+            .unwrap()
+            .map(Result::unwrap)
+            .collect();
+        let claims = claims.into_iter().filter_map(|entry| match entry {
+            crate::layout::Entry::Data(id, DataAt::Claimed(claim)) => Some((id, claim)),
+            _ => None,
+        });
+        claims
+            .map(|(id, c)| orphan::recover(&self.spool, id, c, RULES, now(9)).unwrap())
+            .collect()
+    }
+}
+
+fn failed(n: u32) -> Attempt {
+    Attempt {
+        n,
+        error: "exit 75".to_owned(),
+        exit: Some(75),
+        ..Attempt::default()
+    }
+}
+
+#[test]
+fn a_claim_is_one_consumers_and_counts_its_attempt_first() {
+    let case = case();
+    let claim = case.claim();
+    assert_eq!((claim.attempt(), case.state()), (1, State::Processing));
+    assert_eq!(case.record().claim, Some(claim.claim_id()));
+    let again = try_claim(&case.spool, case.id, DataAt::Completed, now(3)).unwrap();
+    assert!(matches!(again, TryClaim::Gone));
+    let ended = crate::ending::end(&case.spool, case.id, Place::Terminated, now(3)).unwrap();
+    assert_eq!(
+        ended,
+        crate::ending::End::Busy,
+        "a claimed upload cannot be terminated"
+    );
+    assert!(matches!(case.recover()[..], [Orphan::Alive(Some(_))]));
+    assert!(claim.is_ours().unwrap());
+    claim.beat().unwrap();
+}
+
+#[test]
+fn delivered_leaves_a_receipt_and_nothing_else() {
+    for (destination, result) in [
+        (None, None),
+        (Some("/d/x".to_owned()), Some(serde_json::json!({"ok": 1}))),
+    ] {
+        let case = case();
+        let settled = case
+            .claim()
+            .delivered(destination.clone(), result.clone(), now(4))
+            .unwrap();
+        assert_eq!(settled, Settled::Done);
+        assert_eq!(case.names(), ["receipts/ID.meta"]);
+        let record = case.record();
+        assert_eq!(
+            (case.state(), record.ended_at),
+            (State::Delivered, Some(now(4)))
+        );
+        assert_eq!(
+            (record.rest.destination, record.rest.result),
+            (destination, result)
+        );
+        assert_eq!(record.offset, Offset(5), "HEAD stays true");
+    }
+}
+
+#[test]
+fn a_retry_waits_in_deferred_and_is_claimed_from_there() {
+    let case = case();
+    let mut claim = case.claim();
+    claim.set_destination("/d/name_1").unwrap();
+    assert_eq!(claim.retry(failed(1), 77).unwrap(), Settled::Done);
+    assert_eq!(case.state(), State::Deferred);
+    assert_eq!(
+        case.names(),
+        ["completed/ID.meta", "deferred/0000000077-ID"]
+    );
+    let claim = case.claim_from(DataAt::Deferred(77));
+    assert_eq!(claim.attempt(), 2);
+    assert_eq!(claim.record().rest.history, [failed(1)]);
+    assert_eq!(claim.state().destination.as_deref(), Some("/d/name_1"));
+    assert_eq!(claim.put_back().unwrap(), Settled::Done);
+    assert_eq!((case.state(), case.record().attempts), (State::Queued, 1));
+    assert_eq!(case.names(), ["completed/ID", "completed/ID.meta"]);
+}
+
+#[test]
+fn a_dead_letter_keeps_data_record_and_reason_and_can_be_retried() {
+    let case = case();
+    assert_eq!(
+        case.claim()
+            .dead(Some(failed(1)), "exit 65", now(4))
+            .unwrap(),
+        Settled::Done
+    );
+    assert_eq!(
+        case.names(),
+        ["failed/ID", "failed/ID.meta", "failed/ID.reason.json"]
+    );
+    assert_eq!(case.state(), State::Failed);
+    let reason = std::fs::read(case.spool.layout().reason(case.id)).unwrap();
+    let reason: settle::Reason = serde_json::from_slice(&reason).unwrap();
+    assert_eq!(
+        (reason.final_reason.as_str(), reason.history),
+        ("exit 65", vec![failed(1)])
+    );
+    assert_eq!(
+        operate::retry(&case.spool, case.id).unwrap(),
+        Operated::Done
+    );
+    assert_eq!(case.names(), ["completed/ID", "completed/ID.meta"]);
+    assert_eq!(case.claim().attempt(), 1);
+}
+
+#[test]
+fn what_is_held_is_not_claimed_until_it_is_released() {
+    let case = case();
+    assert_eq!(operate::hold(&case.spool, case.id).unwrap(), Operated::Done);
+    assert_eq!(case.names(), ["completed/ID.meta", "held/ID"]);
+    assert_eq!(case.state(), State::Held);
+    assert_eq!(
+        operate::retry(&case.spool, case.id).unwrap(),
+        Operated::NotThere
+    );
+    assert_eq!(
+        operate::release(&case.spool, case.id).unwrap(),
+        Operated::Done
+    );
+    drop(case.claim());
+    assert_eq!(
+        operate::hold(&case.spool, UploadId::generate()).unwrap(),
+        Operated::Missing
+    );
+}
+
+#[test]
+fn a_torn_upload_goes_to_failed_with_that_reason() {
+    for damage in ["short", "garbage", "receiving"] {
+        let case = case();
+        let layout = case.spool.layout();
+        match damage {
+            "short" => std::fs::write(layout.data(case.id, DataAt::Completed), "hel").unwrap(),
+            "garbage" => {
+                std::fs::write(layout.record(case.id, RecordAt::Completed), "{").unwrap();
+            }
+            _ => {
+                let path = layout.record(case.id, RecordAt::Completed);
+                let (file, mut record) = RecordFile::open(path).unwrap();
+                record.offset = Offset(3);
+                file.write_head(&record).unwrap();
+            }
+        }
+        let torn = try_claim(&case.spool, case.id, DataAt::Completed, now(3)).unwrap();
+        assert!(matches!(torn, TryClaim::Torn(_)), "{damage}: {torn:?}");
+        assert_eq!(
+            case.names(),
+            ["failed/ID", "failed/ID.meta", "failed/ID.reason.json"]
+        );
+    }
+}
+
+#[test]
+fn a_consumer_that_dies_costs_an_attempt_and_the_last_one_makes_a_dead_letter() {
+    let case = case();
+    for attempt in 1..=2 {
+        assert_eq!(case.claim().attempt(), attempt);
+        assert!(matches!(case.recover()[..], [Orphan::Requeued]));
+        assert_eq!(case.names(), ["completed/ID", "completed/ID.meta"]);
+    }
+    assert_eq!(case.claim().attempt(), 3);
+    assert!(matches!(case.recover()[..], [Orphan::Dead]));
+    assert_eq!(
+        case.names(),
+        ["failed/ID", "failed/ID.meta", "failed/ID.reason.json"]
+    );
+    assert_eq!(case.record().rest.history.len(), 3);
+}
+
+#[test]
+fn a_claim_that_was_taken_away_touches_nothing() {
+    let case = case();
+    let claim = case.claim();
+    let stolen = case
+        .spool
+        .layout()
+        .data(case.id, DataAt::Claimed(ClaimId::generate()));
+    durable::rename(&claim.path(), &stolen).unwrap();
+    let before = case.names();
+    assert!(!claim.is_ours().unwrap());
+    assert_eq!(claim.delivered(None, None, now(4)).unwrap(), Settled::Lost);
+    assert_eq!(case.names(), before);
+}
+
+#[test]
+fn a_claim_with_a_living_heartbeat_is_left_alone_though_its_lock_is_free() {
+    let case = case();
+    let claim = case.claim();
+    claim.lock.unlock(&claim.path()).unwrap(); // as a network filesystem loses it
+    let rules = Rules {
+        lease: Some(Duration::from_secs(60)),
+        ..RULES
+    };
+    let seen = orphan::recover(&case.spool, case.id, claim.claim_id(), rules, now(9)).unwrap();
+    assert!(matches!(seen, Orphan::Alive(Some(_))));
+}
+
+/// Ends at every named step of claim and settle with an error, as a crash would, and lets whoever
+/// comes next go on: the upload is never lost, never in two places, and the attempt counted
+/// exactly once.
+#[test]
+fn a_crash_at_any_step_is_put_right_by_whoever_comes_next() {
+    type Act = fn(&Case) -> Result<Settled, DiskError>;
+    let acts: [(&str, Act, &[&str]); 5] = [
+        (
+            "claim",
+            |case| match try_claim(&case.spool, case.id, DataAt::Completed, now(3))? {
+                TryClaim::Claimed(claim) => claim.put_back(),
+                other => panic!("{other:?}"),
+            },
+            &["claim.locked", "claim.renamed", "claim.state_written"],
+        ),
+        (
+            "delivered in place",
+            |case| case.claim().delivered(None, None, now(4)),
+            &[
+                "settle.delivered",
+                "settle.receipt_written",
+                "settle.data_removed",
+            ],
+        ),
+        (
+            "delivered with a destination",
+            |case| case.claim().delivered(Some("/d".into()), None, now(4)),
+            &[
+                "settle.delivered",
+                "settle.receipt_written",
+                "settle.data_removed",
+            ],
+        ),
+        (
+            "retry",
+            |case| case.claim().retry(failed(1), 5),
+            &["settle.retry_recorded"],
+        ),
+        (
+            "dead",
+            |case| case.claim().dead(Some(failed(1)), "no", now(4)),
+            &["settle.reason_written", "settle.data_failed"],
+        ),
+    ];
+    for (what, act, stops) in acts {
+        for stop in stops {
+            let case = case();
+            {
+                let _scope = failpoint::scoped(&format!("{stop}=error:EIO")).unwrap();
+                assert!(
+                    act(&case).is_err(),
+                    "{what} {stop}: the step was not reached"
+                );
+            }
+            case.recover();
+            let _done = handover::recover(&case.spool, case.id, now(9)).unwrap();
+            let _done = operate::settle_backward(&case.spool, case.id).unwrap();
+            let names = case.names();
+            let state = case.state();
+            let expected: &[&str] = match state {
+                State::Queued => &["completed/ID", "completed/ID.meta"],
+                State::Deferred => &["completed/ID.meta", "deferred/0000000005-ID"],
+                State::Delivered => &["receipts/ID.meta"],
+                State::Failed => &["failed/ID", "failed/ID.meta", "failed/ID.reason.json"],
+                other => panic!("{what} {stop}: {other:?}"),
+            };
+            assert_eq!(names, expected, "{what} {stop}");
+            let attempts = case.record().attempts;
+            assert_eq!(
+                attempts,
+                u32::from(*stop != "claim.locked"),
+                "{what} {stop}"
+            );
+            let delivered_before = ["settle.receipt_written", "settle.data_removed"].contains(stop);
+            assert_eq!(state == State::Delivered, delivered_before, "{what} {stop}");
+        }
+    }
+}
+
+#[test]
+fn a_retry_that_was_cut_short_never_leaves_the_data_without_a_name() {
+    let case = case();
+    case.claim().dead(None, "no", now(4)).unwrap();
+    {
+        let _scope = failpoint::scoped("back.linked=error:EIO").unwrap();
+        assert!(operate::retry(&case.spool, case.id).is_err());
+    }
+    let both = [
+        "completed/ID",
+        "completed/ID.meta",
+        "failed/ID",
+        "failed/ID.reason.json",
+    ];
+    assert_eq!(case.names(), both);
+    assert_eq!(
+        operate::settle_backward(&case.spool, case.id).unwrap(),
+        Operated::Done
+    );
+    assert_eq!(case.names(), ["completed/ID", "completed/ID.meta"]);
+}

@@ -1,0 +1,53 @@
+//! Which host, boot and process this is, and whether a recorded process is still the same.
+
+use std::sync::OnceLock;
+
+/// This host and boot: process ids mean something only within one of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// The host's name.
+    pub name: String,
+    /// The kernel's boot id.
+    pub boot: String,
+}
+
+impl Host {
+    /// The host that this process runs on.
+    #[must_use]
+    pub fn this() -> &'static Self {
+        static THIS: OnceLock<Host> = OnceLock::new();
+        THIS.get_or_init(|| {
+            let name = nix::unistd::gethostname()
+                .ok()
+                .and_then(|name| name.into_string().ok());
+            let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+            Self {
+                name: name.unwrap_or_else(|| "unknown".to_owned()),
+                boot: boot.map(|boot| boot.trim().to_owned()).unwrap_or_default(),
+            }
+        })
+    }
+}
+
+/// When a process started, in clock ticks since boot (field 22 of proc_pid_stat(5)); `None` if
+/// there is none of that id. Together with the id it names a process for one boot.
+#[must_use]
+pub fn started_ticks(pid: u32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The command's name may hold anything, parentheses and blanks included.
+    let (_, after_name) = stat.rsplit_once(')')?;
+    after_name.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_has_a_start_and_a_free_id_has_none() {
+        let first = started_ticks(std::process::id()).unwrap();
+        assert_eq!(started_ticks(std::process::id()), Some(first));
+        assert_eq!(started_ticks(u32::MAX), None);
+        assert!(!Host::this().boot.is_empty() && !Host::this().name.is_empty());
+    }
+}

@@ -1,0 +1,302 @@
+//! How a claim ends: delivered, retried, dead or put back. And how a dead letter is buried.
+//!
+//! Delivered: the receipt durable, own claimed name unlinked, record moved. "Data and a record
+//! that says delivered" is always safe to remove. Retry: the record tells the next time, then the
+//! data moves. Dead: the record says so, the reason is written, then data, then record.
+
+use std::io::Write;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::claim::Claim;
+use crate::durable::{self, DiskError, OnPath};
+use crate::failpoint::{self, Failpoint};
+use crate::id::UploadId;
+use crate::layout::{DataAt, Dir, NOT_BEFORE_MAX, RecordAt};
+use crate::lock::DataLock;
+use crate::record::{self, Attempt, Place, Record};
+use crate::spool::Spool;
+use crate::time::UnixTime;
+
+/// What came of settling.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// It is done.
+    Done,
+    /// The claim had been taken away: nothing was touched.
+    Lost,
+}
+
+/// Why an upload lies in `failed/`: the content of `{id}.reason.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Reason {
+    /// The upload.
+    pub id: UploadId,
+    /// Why it is here, in one line.
+    pub final_reason: String,
+    /// Since when.
+    pub failed_at: UnixTime,
+    /// Attempts begun.
+    pub attempts: u32,
+    /// The attempts that failed, oldest first.
+    pub history: Vec<Attempt>,
+}
+
+impl Claim {
+    /// The upload has been delivered, durably. `destination` and `result` go into the receipt.
+    ///
+    /// # Errors
+    /// As the steps. The upload is delivered again then, with the same id and a higher attempt.
+    pub fn delivered(
+        mut self,
+        destination: Option<String>,
+        result: Option<Value>,
+        now: UnixTime,
+    ) -> Result<Settled, DiskError> {
+        if !self.is_ours()? {
+            return Ok(Settled::Lost);
+        }
+        let path = self.path();
+        failpoint::hit(Failpoint::SettleDelivered).on("settle", &path)?;
+        self.record.set_ending(Place::Delivered, now);
+        let receipt = self.spool.layout().record(self.id, RecordAt::Receipts);
+        let durably = self.spool.durability().syncs_finish();
+        let more = destination.is_some() || result.is_some();
+        if more || !self.record.rest.history.is_empty() || self.record.rest.destination.is_some() {
+            self.record.rest.destination = destination;
+            self.record.rest.result = result;
+            let (id, record) = (self.id, &self.record);
+            self.spool
+                .replace_record(receipt, Dir::Claimed, id, record, durably)?;
+            if durably {
+                self.spool.sync_dir(Dir::Receipts)?;
+            }
+            failpoint::hit(Failpoint::SettleReceiptWritten).on("settle", &path)?;
+            self.remove_claimed()?;
+            failpoint::hit(Failpoint::SettleDataRemoved).on("settle", &path)?;
+            durable::unlink(&self.record_path())?;
+        } else {
+            self.file.write_head(&self.record)?;
+            if durably {
+                self.file.sync()?;
+            }
+            failpoint::hit(Failpoint::SettleReceiptWritten).on("settle", &path)?;
+            self.remove_claimed()?;
+            failpoint::hit(Failpoint::SettleDataRemoved).on("settle", &path)?;
+            durable::rename(&self.record_path(), &receipt)?;
+        }
+        self.release(&path)
+    }
+
+    /// The attempt failed; the next one may begin at `not_before` (Unix seconds).
+    ///
+    /// # Errors
+    /// As the steps. The upload goes back to the queue without its delay then.
+    pub fn retry(self, attempt: Attempt, not_before: u64) -> Result<Settled, DiskError> {
+        let at = DataAt::Deferred(not_before.min(NOT_BEFORE_MAX));
+        self.go_to(at, Some(attempt), false)
+    }
+
+    /// Nothing was tried, or not to the end: back to the queue, the attempt not counted.
+    ///
+    /// # Errors
+    /// As the steps.
+    pub fn put_back(self) -> Result<Settled, DiskError> {
+        self.go_to(DataAt::Completed, None, true)
+    }
+
+    /// Takes the upload aside for an operator, the attempt not counted.
+    ///
+    /// # Errors
+    /// As the steps.
+    pub fn hold(self) -> Result<Settled, DiskError> {
+        self.go_to(DataAt::Held, None, true)
+    }
+
+    fn go_to(
+        mut self,
+        at: DataAt,
+        attempt: Option<Attempt>,
+        uncount: bool,
+    ) -> Result<Settled, DiskError> {
+        if !self.is_ours()? {
+            return Ok(Settled::Lost);
+        }
+        let path = self.path();
+        self.record.set_place(at);
+        if uncount {
+            self.record.attempts = self.record.attempts.saturating_sub(1);
+        }
+        // The name chosen in the destination must be found again by the next attempt.
+        let more = attempt.is_some() || self.state.destination != self.record.rest.destination;
+        self.record
+            .rest
+            .destination
+            .clone_from(&self.state.destination);
+        if let Some(attempt) = attempt {
+            self.record.remember(attempt);
+        }
+        if more {
+            self.replace_record()?;
+        } else {
+            self.file.write_head(&self.record)?;
+        }
+        failpoint::hit(Failpoint::SettleRetryRecorded).on("settle", &path)?;
+        durable::rename_noreplace(&path, &self.spool.layout().data(self.id, at))?;
+        durable::unlink(&self.spool.layout().state(self.id, self.claim))?;
+        self.release(&path)
+    }
+
+    /// The upload will never be processed: it goes to `failed/` with the reason.
+    ///
+    /// # Errors
+    /// As the steps. Whoever finds the claim next goes on from there.
+    pub fn dead(
+        mut self,
+        attempt: Option<Attempt>,
+        reason: &str,
+        now: UnixTime,
+    ) -> Result<Settled, DiskError> {
+        if !self.is_ours()? {
+            return Ok(Settled::Lost);
+        }
+        let path = self.path();
+        if let Some(attempt) = attempt {
+            self.record.remember(attempt);
+        }
+        self.record
+            .rest
+            .destination
+            .clone_from(&self.state.destination);
+        self.record.set_place(DataAt::Failed);
+        self.replace_record()?;
+        let from = DataAt::Claimed(self.claim);
+        inter(&self.spool, self.id, from, Some(&self.record), reason, now)?;
+        durable::unlink(&self.spool.layout().state(self.id, self.claim))?;
+        self.release(&path)
+    }
+
+    fn replace_record(&mut self) -> Result<(), DiskError> {
+        let durably = self.spool.durability().syncs_finish();
+        let path = self.record_path();
+        self.file =
+            self.spool
+                .replace_record(path, Dir::Claimed, self.id, &self.record, durably)?;
+        Ok(())
+    }
+
+    fn remove_claimed(&self) -> Result<(), DiskError> {
+        durable::unlink(&self.path())?;
+        durable::unlink(&self.spool.layout().state(self.id, self.claim)).map(|_| ())
+    }
+
+    /// Unlocks by hand: a process that the hook left behind may hold the descriptor for ever.
+    fn release(self, path: &Path) -> Result<Settled, DiskError> {
+        self.lock.unlock(path)?;
+        Ok(Settled::Done)
+    }
+}
+
+/// Moves an upload that cannot be processed as it is to `failed/`. The caller holds the lock.
+///
+/// # Errors
+/// As the steps.
+pub fn bury(
+    spool: &Spool,
+    id: UploadId,
+    lock: &DataLock,
+    from: DataAt,
+    reason: &str,
+    now: UnixTime,
+) -> Result<(), DiskError> {
+    let layout = spool.layout();
+    let record_at = if from == DataAt::Uploads {
+        RecordAt::Uploads
+    } else {
+        RecordAt::Completed
+    };
+    let record_path = layout.record(id, record_at);
+    let record = record::read(&record_path).ok().map(|mut record| {
+        record.set_place(DataAt::Failed);
+        record
+    });
+    if let Some(record) = &record {
+        let durably = spool.durability().syncs_finish();
+        let temp_dir = crate::ending::temp_dir(record_at);
+        spool.replace_record(record_path.clone(), temp_dir, id, record, durably)?;
+    }
+    inter(spool, id, from, record.as_ref(), reason, now)?;
+    if record_at == RecordAt::Uploads {
+        move_if_there(&record_path, &layout.record(id, RecordAt::Failed))?;
+    }
+    lock.unlock(&layout.data(id, DataAt::Failed))
+}
+
+/// Reason, then data, then record, into `failed/`; all durable at the end.
+fn inter(
+    spool: &Spool,
+    id: UploadId,
+    from: DataAt,
+    record: Option<&Record>,
+    reason: &str,
+    now: UnixTime,
+) -> Result<(), DiskError> {
+    let layout = spool.layout();
+    let durably = spool.durability().syncs_finish();
+    let path = layout.data(id, from);
+    let reason = Reason {
+        id,
+        final_reason: reason.to_owned(),
+        failed_at: now,
+        attempts: record.map_or(0, |record| record.attempts),
+        history: record
+            .map(|record| record.rest.history.clone())
+            .unwrap_or_default(),
+    };
+    let bytes = serde_json::to_vec_pretty(&reason).unwrap_or_default();
+    replace_file(spool, &layout.reason(id), id, &bytes, durably)?;
+    failpoint::hit(Failpoint::SettleReasonWritten).on("bury", &path)?;
+    durable::rename(&path, &layout.data(id, DataAt::Failed))?;
+    failpoint::hit(Failpoint::SettleDataFailed).on("bury", &path)?;
+    move_if_there(
+        &layout.record(id, RecordAt::Completed),
+        &layout.record(id, RecordAt::Failed),
+    )?;
+    if durably {
+        spool.sync_dir(Dir::Failed)?;
+    }
+    Ok(())
+}
+
+fn move_if_there(from: &Path, to: &Path) -> Result<(), DiskError> {
+    match durable::rename(from, to) {
+        Err(error) if error.is_missing() => Ok(()),
+        result => result,
+    }
+}
+
+/// Writes a small file of an upload anew: temporary file in `claimed/`, renamed.
+///
+/// # Errors
+/// As write(2), fdatasync(2), rename(2); the old file is untouched then.
+pub(crate) fn replace_file(
+    spool: &Spool,
+    path: &Path,
+    id: UploadId,
+    bytes: &[u8],
+    durably: bool,
+) -> Result<(), DiskError> {
+    let temp = spool.temp(Dir::Claimed, id);
+    let mut file = spool.create_file(&temp)?;
+    let mut written = file.write_all(bytes).on("write", &temp);
+    if durably {
+        written = written.and_then(|()| durable::sync_data(&file, &temp));
+    }
+    if let Err(error) = written.and_then(|()| durable::rename(&temp, path)) {
+        durable::unlink(&temp)?;
+        return Err(error);
+    }
+    Ok(())
+}
