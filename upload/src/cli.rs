@@ -176,7 +176,7 @@ pub(crate) struct Args {
 
     /// Neither resume earlier uploads nor remember these
     #[arg(help_heading = "Resuming and retrying", long, env = "UPLOAD_NO_RESUME")]
-    #[arg(value_parser = BoolishValueParser::new(), conflicts_with_all = ["state", "yes"])]
+    #[arg(value_parser = BoolishValueParser::new())]
     pub no_resume: bool,
 
     /// Resume without asking; so it is too when standard input is not a terminal
@@ -228,7 +228,7 @@ pub(crate) struct Args {
 
     /// Remove this upload from the server instead of sending anything; may be repeated
     #[arg(help_heading = "Afterwards", long, value_name = "URL", value_hint = ValueHint::Url)]
-    #[arg(conflicts_with_all = ["files", "size", "wait"], env = "UPLOAD_TERMINATE")]
+    #[arg(conflicts_with_all = ["files", "size"], env = "UPLOAD_TERMINATE")]
     pub terminate: Vec<String>,
 
     /// Show nothing but errors

@@ -282,7 +282,6 @@ mod tests {
             (&["--metadata", "a b=c"], "a b"),
             (&["--terminate", "x"], "x"),
             (&["--terminate", "http://h/x", "file"], "--terminate"),
-            (&["--no-resume", "--yes"], "--no-resume"),
         ] {
             let message = read(arguments).expect_err(&arguments.join(" "));
             assert!(message.contains(word), "{arguments:?}: {message}");
