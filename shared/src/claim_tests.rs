@@ -77,6 +77,11 @@ impl Case {
 
     /// What any consumer does when it comes by: looks at every orphaned claim.
     fn recover(&self) -> Vec<Orphan> {
+        for entry in self.spool.entries(Dir::Claimed).unwrap() {
+            if let crate::layout::Entry::State(id, claim) = entry.unwrap() {
+                orphan::drop_stale_state(&self.spool, id, claim).unwrap();
+            }
+        }
         let claims: Vec<_> = self
             .spool
             .entries(Dir::Claimed)

@@ -124,6 +124,20 @@ pub fn recover(
     requeue(spool, (id, claim), &lock, record, state, rules, now)
 }
 
+/// Removes a claim's state whose data has moved on: a crash between the last two steps of
+/// settling. The data gets its claimed name before the state is written, so a state without data
+/// is always a leftover. Whether it was one.
+///
+/// # Errors
+/// As stat(2) and unlink(2).
+pub fn drop_stale_state(spool: &Spool, id: UploadId, claim: ClaimId) -> Result<bool, DiskError> {
+    let layout = spool.layout();
+    if durable::stat(&layout.data(id, DataAt::Claimed(claim)))?.is_some() {
+        return Ok(false);
+    }
+    durable::unlink(&layout.state(id, claim))
+}
+
 fn requeue(
     spool: &Arc<Spool>,
     (id, claim): (UploadId, ClaimId),
