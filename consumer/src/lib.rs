@@ -5,11 +5,15 @@ pub mod config;
 pub mod filename;
 pub mod template;
 
-pub mod backlog;
 pub mod breaker;
-pub mod deferred;
 pub mod outcome;
 pub mod retry;
+
+pub mod backlog;
+pub mod deferred;
+pub mod gate;
+pub mod picker;
+pub mod watch;
 
 pub mod deliver;
 pub mod hook;

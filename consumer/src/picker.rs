@@ -1,0 +1,444 @@
+//! Which upload is tried next. Pure: listings, time and chance come in.
+//!
+//! Sources of fresh uploads, in this order: those found busy a moment ago (ingest still holds the
+//! lock while it syncs), the last scan of `completed/`, and names heard of from the watch. Fresh
+//! and deferred uploads take turns. Nothing here is needed for correctness: what an event did not
+//! tell is found by the next scan, and what a scan remembers is checked by the claim.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::time::Duration;
+
+use shared::id::UploadId;
+
+use crate::backlog::Backlog;
+use crate::deferred::Deferred;
+use crate::retry::{Backoff, Turn};
+
+/// Names heard of and not yet tried, at most; beyond, a scan will find them.
+const HEARD_MAX: usize = 1024;
+
+/// First wait before a busy upload is tried again; doubles up to [`BUSY_LAST`].
+const BUSY_FIRST: Duration = Duration::from_millis(1);
+/// Last wait: who holds it longer works on it.
+const BUSY_LAST: Duration = Duration::from_millis(256);
+
+/// `deferred/` is listed no more often than this: its names tell whole seconds.
+const DEFERRED_EVERY: Duration = Duration::from_secs(1);
+
+/// The two clocks: one that does not jump, for waiting, and the one that is written into names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Now {
+    /// Since some fixed moment; does not jump.
+    pub steady: Duration,
+    /// Unix seconds; may jump.
+    pub unix: u64,
+}
+
+/// One upload to try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Candidate {
+    /// Which.
+    pub id: UploadId,
+    /// Where it was seen.
+    pub turn: Turn,
+    how: How,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum How {
+    /// By the walk over a listing.
+    Walk,
+    /// By an event, or set free by a limit.
+    Heard,
+    /// Found busy before; the last wait.
+    Busy(Duration),
+}
+
+/// What to do next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pick {
+    /// Try to claim this.
+    Try(Candidate),
+    /// List `completed/`, call [`Picker::listed_fresh`], ask again.
+    ListFresh,
+    /// List `deferred/`, call [`Picker::listed_deferred`], ask again.
+    ListDeferred,
+    /// Nothing is there; ask again at that time on the steady clock, or when told of something.
+    Wait(Duration),
+}
+
+/// Why a candidate was not claimed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Miss {
+    /// It is no longer there.
+    Gone,
+    /// Somebody holds its lock.
+    Busy,
+}
+
+/// Finds the next upload to try.
+#[derive(Debug)]
+pub struct Picker {
+    backoff: Backoff,
+    poll: Duration,
+    next_poll: Duration,
+    turn: Turn,
+    fresh: Backlog,
+    fresh_stale: bool,
+    heard: VecDeque<UploadId>,
+    busy: BinaryHeap<Reverse<(Duration, UploadId, Duration)>>,
+    deferred: Deferred,
+    deferred_stale: bool,
+    /// When `deferred/` may be listed again, on the steady clock.
+    deferred_from: Duration,
+}
+
+impl Picker {
+    /// Knows nothing yet, and so begins by listing. `poll`: how often to list although nothing
+    /// was heard of.
+    #[must_use]
+    pub fn new(backoff: Backoff, poll: Duration, now: Duration) -> Self {
+        Self {
+            backoff,
+            poll,
+            next_poll: now + poll,
+            turn: Turn::Fresh,
+            fresh: Backlog::default(),
+            fresh_stale: true,
+            heard: VecDeque::new(),
+            busy: BinaryHeap::new(),
+            deferred: Deferred::default(),
+            deferred_stale: true,
+            deferred_from: now,
+        }
+    }
+
+    /// What to do at `now`. `chance` spreads the polls of many consumers.
+    pub fn pick(&mut self, now: Now, chance: f64) -> Pick {
+        if self.next_poll <= now.steady {
+            self.next_poll = now.steady + self.poll.mul_f64(0.75 + chance.clamp(0.0, 1.0) / 2.0);
+            self.look_everywhere();
+        }
+        for turn in [self.turn, self.turn.other()] {
+            let pick = match turn {
+                Turn::Fresh => self.pick_fresh(now),
+                Turn::Deferred => self.pick_deferred(now),
+            };
+            if let Some(pick) = pick {
+                if matches!(pick, Pick::Try(_)) {
+                    self.turn = turn.other();
+                }
+                return pick;
+            }
+        }
+        Pick::Wait(self.wait(now))
+    }
+
+    fn pick_fresh(&mut self, now: Now) -> Option<Pick> {
+        let candidate = |id, how| {
+            Some(Pick::Try(Candidate {
+                id,
+                turn: Turn::Fresh,
+                how,
+            }))
+        };
+        if let Some(&Reverse((at, id, wait))) = self.busy.peek()
+            && at <= now.steady
+        {
+            self.busy.pop();
+            return candidate(id, How::Busy(wait));
+        }
+        if let Some(id) = self.fresh.take() {
+            return candidate(id, How::Walk);
+        }
+        if let Some(id) = self.heard.pop_front() {
+            return candidate(id, How::Heard);
+        }
+        std::mem::take(&mut self.fresh_stale).then_some(Pick::ListFresh)
+    }
+
+    fn pick_deferred(&mut self, now: Now) -> Option<Pick> {
+        if let Some(id) = self.deferred.take(&self.backoff, now.unix) {
+            let (turn, how) = (Turn::Deferred, How::Walk);
+            return Some(Pick::Try(Candidate { id, turn, how }));
+        }
+        let stale = self.deferred_stale || self.deferred.is_stale(now.unix);
+        if !stale || now.steady < self.deferred_from {
+            return None;
+        }
+        self.deferred_stale = false;
+        self.deferred_from = now.steady + DEFERRED_EVERY;
+        Some(Pick::ListDeferred)
+    }
+
+    fn wait(&self, now: Now) -> Duration {
+        let busy = self.busy.peek().map(|Reverse((at, ..))| *at);
+        let listing = self.deferred_stale.then_some(self.deferred_from);
+        let due = self.deferred.look_at().map(|unix| {
+            let wait = Duration::from_secs(unix.saturating_sub(now.unix));
+            // The wall clock may jump; a second's delay costs nothing, a whirl costs a core.
+            (now.steady + wait).max(now.steady + Duration::from_millis(100))
+        });
+        [busy, listing, due]
+            .into_iter()
+            .flatten()
+            .fold(self.next_poll, Duration::min)
+    }
+
+    /// `completed/` was listed.
+    pub fn listed_fresh(&mut self, ids: impl IntoIterator<Item = UploadId>, chance: f64) {
+        let all = self.fresh.refill(ids, chance);
+        // What did not fit is looked for once this has been worked through.
+        self.fresh_stale |= !all;
+    }
+
+    /// `deferred/` was listed.
+    pub fn listed_deferred(
+        &mut self,
+        entries: impl IntoIterator<Item = (u64, UploadId)>,
+        now: Now,
+        chance: f64,
+    ) {
+        self.deferred
+            .refill(entries, &self.backoff, now.unix, chance);
+    }
+
+    /// Everything must be looked at anew: events were lost, or none are to be had.
+    pub fn look_everywhere(&mut self) {
+        self.fresh_stale = true;
+        self.deferred_stale = true;
+    }
+
+    /// Something may have come into `completed/` unheard.
+    pub fn look_at_fresh(&mut self) {
+        self.fresh_stale = true;
+    }
+
+    /// An upload has come into `completed/`, or may be tried again.
+    pub fn heard(&mut self, id: UploadId) {
+        if self.heard.len() < HEARD_MAX {
+            self.heard.push_back(id);
+        } else {
+            self.fresh_stale = true;
+        }
+    }
+
+    /// This process has deferred an upload.
+    pub fn deferred(&mut self, not_before: u64, id: UploadId) {
+        self.deferred.push(not_before, id);
+    }
+
+    /// The candidate could be claimed.
+    pub fn claimed(&mut self, candidate: Candidate) {
+        match (candidate.how, candidate.turn) {
+            (How::Walk, Turn::Fresh) => self.fresh.hit(),
+            (How::Walk, Turn::Deferred) => self.deferred.hit(),
+            (How::Heard | How::Busy(_), _) => {}
+        }
+    }
+
+    /// The candidate could not be claimed.
+    pub fn missed(&mut self, candidate: Candidate, miss: Miss, now: Duration, chance: f64) {
+        if candidate.how == How::Walk {
+            let was_empty = match candidate.turn {
+                Turn::Fresh => self.fresh.is_empty(),
+                Turn::Deferred => false,
+            };
+            match candidate.turn {
+                Turn::Fresh => self.fresh.miss(chance),
+                Turn::Deferred => self.deferred.miss(chance),
+            }
+            // The snapshot was given up: what it still held has to be found again.
+            self.fresh_stale |=
+                candidate.turn == Turn::Fresh && !was_empty && self.fresh.is_empty();
+        }
+        let wait = match candidate.how {
+            How::Busy(last) => last * 2,
+            How::Walk | How::Heard => BUSY_FIRST,
+        };
+        let again = miss == Miss::Busy && candidate.turn == Turn::Fresh && wait <= BUSY_LAST;
+        if again && self.busy.len() < HEARD_MAX {
+            self.busy.push(Reverse((now + wait, candidate.id, wait)));
+        }
+    }
+
+    /// How many fresh uploads are known to be waiting.
+    #[must_use]
+    pub fn fresh_left(&self) -> usize {
+        self.fresh.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BACKOFF: Backoff = Backoff {
+        base: Duration::from_secs(5),
+        cap: Duration::from_secs(900),
+        attempts_max: 10,
+    };
+    const POLL: Duration = Duration::from_secs(30);
+
+    fn at(millis: u64) -> Now {
+        Now {
+            steady: Duration::from_millis(millis),
+            unix: 1_000_000 + millis / 1000,
+        }
+    }
+
+    fn picker() -> Picker {
+        Picker::new(BACKOFF, POLL, Duration::ZERO)
+    }
+
+    fn ids(n: usize) -> Vec<UploadId> {
+        (0..n).map(|_| UploadId::generate()).collect()
+    }
+
+    /// Answers both listings and returns the first pick that is none.
+    fn settle(
+        picker: &mut Picker,
+        fresh: &[UploadId],
+        deferred: &[(u64, UploadId)],
+        now: Now,
+    ) -> Pick {
+        loop {
+            match picker.pick(now, 0.5) {
+                Pick::ListFresh => picker.listed_fresh(fresh.iter().copied(), 0.0),
+                Pick::ListDeferred => picker.listed_deferred(deferred.iter().copied(), now, 0.0),
+                pick => return pick,
+            }
+        }
+    }
+
+    fn tried(pick: Pick) -> Candidate {
+        match pick {
+            Pick::Try(candidate) => candidate,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn everything_is_listed_at_the_start_and_at_each_poll_and_not_between() {
+        let mut picker = picker();
+        assert_eq!(settle(&mut picker, &[], &[], at(0)), Pick::Wait(POLL));
+        assert_eq!(picker.pick(at(29_999), 0.5), Pick::Wait(POLL));
+        assert_eq!(picker.pick(at(30_000), 0.5), Pick::ListFresh);
+        assert_eq!(picker.pick(at(30_000), 0.5), Pick::ListDeferred);
+        assert_eq!(
+            picker.pick(at(30_000), 0.5),
+            Pick::Wait(Duration::from_secs(60))
+        );
+    }
+
+    #[test]
+    fn fresh_and_deferred_take_turns_however_long_either_backlog_is() {
+        let (fresh, late) = (ids(3), ids(50_000));
+        let deferred: Vec<_> = late.iter().map(|&id| (1, id)).collect();
+        let mut picker = picker();
+        let mut order = Vec::new();
+        for _ in 0..8 {
+            order.push(tried(settle(&mut picker, &fresh, &deferred, at(0))).turn);
+        }
+        use Turn::{Deferred as D, Fresh as F};
+        assert_eq!(order, [F, D, F, D, F, D, D, D]);
+        picker.heard(fresh[0]);
+        let next = tried(picker.pick(at(0), 0.5));
+        assert_eq!(
+            (next.turn, next.id),
+            (F, fresh[0]),
+            "the next turn is the fresh one's"
+        );
+    }
+
+    #[test]
+    fn what_was_heard_of_is_tried_without_a_listing() {
+        let mut picker = picker();
+        settle(&mut picker, &[], &[], at(0));
+        let id = UploadId::generate();
+        picker.heard(id);
+        assert_eq!(tried(picker.pick(at(5), 0.5)).id, id);
+        assert!(matches!(picker.pick(at(5), 0.5), Pick::Wait(_)));
+    }
+
+    #[test]
+    fn too_much_news_ends_in_a_listing() {
+        let mut picker = picker();
+        settle(&mut picker, &[], &[], at(0));
+        for id in ids(HEARD_MAX + 1) {
+            picker.heard(id);
+        }
+        for _ in 0..HEARD_MAX {
+            tried(picker.pick(at(5), 0.5));
+        }
+        assert_eq!(picker.pick(at(5), 0.5), Pick::ListFresh);
+    }
+
+    #[test]
+    fn a_busy_upload_is_tried_again_after_1_2_4_to_256_milliseconds() {
+        let mut picker = picker();
+        settle(&mut picker, &[], &[], at(0));
+        let id = UploadId::generate();
+        picker.heard(id);
+        let (mut now, mut waits) = (at(0), Vec::new());
+        loop {
+            match picker.pick(now, 0.5) {
+                Pick::Try(candidate) => picker.missed(candidate, Miss::Busy, now.steady, 0.5),
+                Pick::Wait(until) if until < POLL => {
+                    waits.push((until - now.steady).as_millis());
+                    now.steady = until;
+                }
+                Pick::Wait(_) => break,
+                list => panic!("{list:?}"),
+            }
+        }
+        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 64, 128, 256]);
+    }
+
+    #[test]
+    fn a_deferred_upload_wakes_us_when_it_is_due() {
+        let mut picker = picker();
+        let id = UploadId::generate();
+        let due = at(0).unix + 7;
+        assert_eq!(
+            settle(&mut picker, &[], &[(due, id)], at(0)),
+            Pick::Wait(Duration::from_secs(7))
+        );
+        assert!(matches!(picker.pick(at(6_999), 0.5), Pick::Wait(_)));
+        assert_eq!(tried(picker.pick(at(7_000), 0.5)).id, id);
+        picker.deferred(due + 10, id);
+        assert_eq!(
+            picker.pick(at(8_000), 0.5),
+            Pick::Wait(Duration::from_secs(17))
+        );
+    }
+
+    #[test]
+    fn a_snapshot_that_is_given_up_is_made_anew() {
+        let mut picker = picker();
+        let fresh = ids(100);
+        for _ in 0..16 {
+            let candidate = tried(settle(&mut picker, &fresh, &[], at(0)));
+            picker.missed(candidate, Miss::Gone, Duration::ZERO, 0.3);
+        }
+        assert_eq!(picker.fresh_left(), 0);
+        assert_eq!(picker.pick(at(0), 0.5), Pick::ListFresh);
+    }
+
+    #[test]
+    fn nothing_makes_it_whirl() {
+        // Whatever the clock says about what is due, a wait is a wait.
+        let mut picker = picker();
+        let soon = (at(0).unix + 1, UploadId::generate());
+        settle(&mut picker, &[], &[soon], at(0));
+        let before = Now {
+            unix: at(0).unix,
+            ..at(1500)
+        };
+        match picker.pick(before, 0.5) {
+            Pick::Wait(until) => assert!(Duration::from_millis(100) <= until - before.steady),
+            other => panic!("{other:?}"),
+        }
+    }
+}
