@@ -69,6 +69,10 @@ pub struct ClaimState {
     /// The name that was chosen in the destination, written before the delivery.
     #[serde(default)]
     pub destination: Option<String>,
+    /// The inode that gets the name. A file of that name is ours only if it is this one: another
+    /// upload of the same name and length may have been faster.
+    #[serde(default)]
+    pub destination_inode: Option<u64>,
     /// Fields that we do not know.
     #[serde(flatten)]
     pub other: serde_json::Map<String, Value>,
@@ -202,6 +206,7 @@ fn begin(
         group: None,
         deadline: None,
         destination: record.rest.destination.clone(),
+        destination_inode: record.rest.destination_inode,
         other: serde_json::Map::new(),
     };
     let claim = Claim {
@@ -323,8 +328,9 @@ impl Claim {
     ///
     /// # Errors
     /// As write(2), fdatasync(2), rename(2).
-    pub fn set_destination(&mut self, destination: &str) -> Result<(), DiskError> {
+    pub fn set_destination(&mut self, destination: &str, inode: u64) -> Result<(), DiskError> {
         self.state.destination = Some(destination.to_owned());
+        self.state.destination_inode = Some(inode);
         self.write_state(self.spool.durability().syncs_finish())
     }
 

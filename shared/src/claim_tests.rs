@@ -156,7 +156,7 @@ fn delivered_leaves_a_receipt_and_nothing_else() {
 fn a_retry_waits_in_deferred_and_is_claimed_from_there() {
     let case = case();
     let mut claim = case.claim();
-    claim.set_destination("/d/name_1").unwrap();
+    claim.set_destination("/d/name_1", 7).unwrap();
     assert_eq!(claim.retry(failed(1), 77).unwrap(), Settled::Done);
     assert_eq!(case.state(), State::Deferred);
     assert_eq!(
@@ -167,6 +167,7 @@ fn a_retry_waits_in_deferred_and_is_claimed_from_there() {
     assert_eq!(claim.attempt(), 2);
     assert_eq!(claim.record().rest.history, [failed(1)]);
     assert_eq!(claim.state().destination.as_deref(), Some("/d/name_1"));
+    assert_eq!(claim.state().destination_inode, Some(7));
     assert_eq!(claim.put_back().unwrap(), Settled::Done);
     assert_eq!((case.state(), case.record().attempts), (State::Queued, 1));
     assert_eq!(case.names(), ["completed/ID", "completed/ID.meta"]);

@@ -74,6 +74,14 @@ failpoints! {
     ClaimRenamed = "claim.renamed",
     /// Claim: the state is written, the hook has not started.
     ClaimStateWritten = "claim.state_written",
+    /// Deliver: the chosen name is written down, nothing has it yet.
+    DeliverChosen = "deliver.chosen",
+    /// Deliver: the data has its name in the destination, which is not synced.
+    DeliverNamed = "deliver.named",
+    /// Hook: it runs, and its process group is written down.
+    HookStarted = "hook.started",
+    /// Hook: it has ended, nothing is settled.
+    HookEnded = "hook.ended",
     /// Settle, delivered: the delivery is durable, there is no receipt.
     SettleDelivered = "settle.delivered",
     /// Settle, delivered: the receipt is durable, the claimed data is still there.

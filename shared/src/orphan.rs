@@ -169,8 +169,11 @@ fn requeue(
         record.attempts = record.attempts.saturating_add(1);
     }
     record.remember(lost_attempt(&record, state.as_ref(), now));
-    if let Some(destination) = state.and_then(|state| state.destination) {
-        record.rest.destination = Some(destination);
+    if let Some(state) = state
+        && state.destination.is_some()
+    {
+        record.rest.destination = state.destination;
+        record.rest.destination_inode = state.destination_inode;
     }
     let used_up = rules.max_attempts <= record.attempts;
     record.set_place(if used_up {

@@ -250,6 +250,9 @@ pub struct Rest {
     /// Where a delivered upload was moved to, as its consumer names it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub destination: Option<String>,
+    /// The inode that was given that name, while it is not yet certain that it has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub destination_inode: Option<u64>,
     /// Whether a `completed` event must be told (a marker goes to `outbox/` at the hand-over).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub announce: bool,

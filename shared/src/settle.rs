@@ -66,6 +66,7 @@ impl Claim {
         let more = destination.is_some() || result.is_some();
         if more || !self.record.rest.history.is_empty() || self.record.rest.destination.is_some() {
             self.record.rest.destination = destination;
+            self.record.rest.destination_inode = None;
             self.record.rest.result = result;
             let (id, record) = (self.id, &self.record);
             self.spool
@@ -130,11 +131,17 @@ impl Claim {
             self.record.attempts = self.record.attempts.saturating_sub(1);
         }
         // The name chosen in the destination must be found again by the next attempt.
-        let more = attempt.is_some() || self.state.destination != self.record.rest.destination;
+        let chosen = (&self.state.destination, self.state.destination_inode);
+        let known = (
+            &self.record.rest.destination,
+            self.record.rest.destination_inode,
+        );
+        let more = attempt.is_some() || chosen != known;
         self.record
             .rest
             .destination
             .clone_from(&self.state.destination);
+        self.record.rest.destination_inode = self.state.destination_inode;
         if let Some(attempt) = attempt {
             self.record.remember(attempt);
         }
@@ -170,6 +177,7 @@ impl Claim {
             .rest
             .destination
             .clone_from(&self.state.destination);
+        self.record.rest.destination_inode = self.state.destination_inode;
         self.record.set_place(DataAt::Failed);
         self.replace_record()?;
         let from = DataAt::Claimed(self.claim);
