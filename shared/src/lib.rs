@@ -23,6 +23,7 @@ pub mod host;
 pub mod operate;
 pub mod orphan;
 pub mod settle;
+pub mod wait;
 
 pub mod failpoint;
 pub mod probe;
