@@ -1,5 +1,6 @@
 //! ingest
 
 pub mod cors;
+pub mod draft;
 pub mod location;
 pub mod tus;

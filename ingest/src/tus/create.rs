@@ -165,10 +165,13 @@ impl Create {
 }
 
 impl Plan {
-    /// Whether the upload is complete as soon as it exists: it has no bytes.
+    /// Whether the upload is complete as soon as it exists: it has no bytes, and its end needs no
+    /// flag that is still to come.
     #[must_use]
     pub fn complete_at_once(&self) -> bool {
-        self.length == Some(Length(0)) && !matches!(self.kind, Kind::Final { .. })
+        let awaits_something =
+            self.finish == Finish::AtFlag || matches!(self.kind, Kind::Final { .. });
+        self.length == Some(Length(0)) && !awaits_something
     }
 }
 

@@ -40,7 +40,7 @@ pub struct Append {
     pub body: BodySize,
     /// The upload's length as of this request; to be recorded if it was open before.
     pub length: Option<Length>,
-    /// What completes the upload as of this request; to be recorded no later than the new offset.
+    /// What completes the upload in the protocol of this request.
     pub finish: Finish,
     /// The client said that the upload ends with this body (draft, `Upload-Complete: ?1`).
     pub last: bool,
@@ -210,6 +210,14 @@ impl Room {
 }
 
 impl Append {
+    /// Whether the record of an at-flag upload must say "this is all" before its offset reaches the
+    /// length, so that recovery completes what this request completes, and nothing else: in tus the
+    /// length is the end, in the draft the end is where the client says so.
+    #[must_use]
+    pub fn flags_end(&self) -> bool {
+        self.finish == Finish::AtLength || self.last
+    }
+
     /// Where the upload stands after `received` bytes of this body; `ended` says that the body came
     /// to its proper end. The caller never takes more than the room.
     ///
@@ -219,13 +227,13 @@ impl Append {
     pub fn reached(&self, received: u64, ended: bool) -> Result<Reached, Refusal> {
         let offset = Offset(self.at.0.saturating_add(received));
         let full = self.length.is_some_and(|length| offset.reaches(length));
-        let complete = match self.finish {
-            Finish::AtLength | Finish::Never => full,
-            Finish::AtFlag if !(self.last && ended) => false,
-            Finish::AtFlag if self.length.is_some() && !full => {
+        let complete = if self.last && ended {
+            if self.length.is_some() && !full {
                 return Err(Refusal::InconsistentLength);
             }
-            Finish::AtFlag => true,
+            true
+        } else {
+            full && self.finish != Finish::AtFlag
         };
         let length = if complete {
             Some(Length(offset.0))

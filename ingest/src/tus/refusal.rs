@@ -82,6 +82,13 @@ pub enum Refusal {
     /// Lengths within one draft request, or with what is stored, that do not fit together.
     #[error("the lengths given for this upload do not agree")]
     InconsistentLength,
+    /// A draft request with bytes past the upload's length. It ends the upload: the draft wants it
+    /// deactivated, because the client contradicts itself.
+    #[error("the upload has {} bytes and this request more; it is given up", .length)]
+    Overrun {
+        /// Where it should have ended.
+        length: Length,
+    },
     /// A draft request to append to an upload that is complete.
     #[error("the upload is already complete")]
     AlreadyComplete,
@@ -194,6 +201,7 @@ impl Refusal {
             | Self::FileName
             | Self::LengthChanged
             | Self::InconsistentLength
+            | Self::Overrun { .. }
             | Self::AlreadyComplete
             | Self::DigestMismatch
             | Self::ChecksumAlgorithm
@@ -240,6 +248,7 @@ impl Refusal {
             Self::OffsetMismatch { .. } => "offset_mismatch",
             Self::LengthChanged => "length_changed",
             Self::InconsistentLength => "inconsistent_length",
+            Self::Overrun { .. } => "overrun",
             Self::AlreadyComplete => "already_complete",
             Self::ChecksumMismatch => "checksum_mismatch",
             Self::DigestMismatch => "digest_mismatch",
@@ -291,6 +300,7 @@ impl Refusal {
             | Self::FileName
             | Self::LengthChanged
             | Self::InconsistentLength
+            | Self::Overrun { .. }
             | Self::AlreadyComplete
             | Self::ChecksumAlgorithm
             | Self::NotAPart { .. }

@@ -35,8 +35,8 @@ pub enum Kind {
     },
 }
 
-/// What makes an upload complete. Written into the record no later than the offset that it is
-/// about: recovery hands an upload over by what it reads there.
+/// What makes an upload complete. It is chosen when the upload is created; a request of the other
+/// protocol may still complete it in its own way ([`super::patch::Append::finish`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Finish {
     /// The last byte (tus).

@@ -28,6 +28,7 @@ fn all() -> Vec<Refusal> {
         },
         R::LengthChanged,
         R::InconsistentLength,
+        R::Overrun { length: Length(5) },
         R::AlreadyComplete,
         R::ChecksumMismatch,
         R::DigestMismatch,
@@ -74,7 +75,7 @@ fn every_refusal_is_an_error_with_one_printable_line_and_a_code_of_its_own() {
         );
         assert!(codes.insert(refusal.code()), "{} twice", refusal.code());
     }
-    assert_eq!(codes.len(), 34, "a new variant belongs into all()");
+    assert_eq!(codes.len(), 35, "a new variant belongs into all()");
 }
 
 #[test]
