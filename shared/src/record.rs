@@ -17,20 +17,21 @@
 //! know are kept.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, Read};
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::durable::{self, DiskError, OnPath};
 use crate::id::{ClaimId, UploadId};
-use crate::layout::{DataAt, Dir};
+use crate::layout::DataAt;
 use crate::size::{Length, Offset};
 use crate::time::{UnixTime, iso8601_duration};
+
+mod file;
+mod place;
+
+pub use file::{RecordError, RecordFile, read};
+pub use place::{Finish, Place};
 
 /// Version of the record's format that this code writes.
 pub const FORMAT: u32 = 1;
@@ -62,89 +63,6 @@ fn is_torn(bytes: &[u8]) -> bool {
 
 /// Largest record that is read, in bytes; whatever is larger is not a record.
 pub const RECORD_MAX: u64 = 4 << 20;
-
-/// When an upload counts as received in full.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Finish {
-    /// At offset == length (tus).
-    #[default]
-    AtLength,
-    /// Once the client has said so: offset == length alone does not complete it (IETF draft).
-    AtFlag,
-    /// Never by itself: a part of a concatenation.
-    Never,
-}
-
-/// Where the data is, or what became of it. For uploads that are still there a hint (the data
-/// file's name is the truth); the endings are the truth, and written before the data goes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Place {
-    /// Being received.
-    #[default]
-    Uploads,
-    /// Free to be claimed.
-    Completed,
-    /// One consumer works on it.
-    Claimed,
-    /// Waits for its next attempt.
-    Deferred,
-    /// Taken aside by an operator.
-    Held,
-    /// A dead letter.
-    Failed,
-    /// Ended: a consumer delivered it.
-    Delivered,
-    /// Ended: the client or an operator removed it.
-    Terminated,
-    /// Ended: it was idle, or nobody claimed it, for too long.
-    Expired,
-    /// Ended: a part that has been joined into its final upload.
-    Joined,
-}
-
-impl Place {
-    /// Every place.
-    pub const ALL: [Self; 10] = [
-        Self::Uploads,
-        Self::Completed,
-        Self::Claimed,
-        Self::Deferred,
-        Self::Held,
-        Self::Failed,
-        Self::Delivered,
-        Self::Terminated,
-        Self::Expired,
-        Self::Joined,
-    ];
-
-    /// Its name in the record.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Uploads => "uploads",
-            Self::Completed => "completed",
-            Self::Claimed => "claimed",
-            Self::Deferred => "deferred",
-            Self::Held => "held",
-            Self::Failed => "failed",
-            Self::Delivered => "delivered",
-            Self::Terminated => "terminated",
-            Self::Expired => "expired",
-            Self::Joined => "joined",
-        }
-    }
-
-    /// Whether the upload has ended: its data is gone or may be removed by whoever finds it.
-    #[must_use]
-    pub const fn is_ending(self) -> bool {
-        matches!(
-            self,
-            Self::Delivered | Self::Terminated | Self::Expired | Self::Joined
-        )
-    }
-}
 
 /// One attempt to process an upload, kept for the dead letter's reason.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -297,30 +215,6 @@ struct OnDisk {
     _check: Option<String>,
     #[serde(flatten)]
     rest: Rest,
-}
-
-/// Why a file is not a record.
-#[derive(Debug, thiserror::Error)]
-pub enum RecordError {
-    /// It could not be read.
-    #[error(transparent)]
-    Disk(#[from] DiskError),
-    /// It was read, but is empty, torn or not ours.
-    #[error("{} is not a record: {reason}", path.display())]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
-}
-
-impl RecordError {
-    /// Whether there is no such file.
-    #[must_use]
-    pub fn is_missing(&self) -> bool {
-        matches!(self, Self::Disk(error) if error.is_missing())
-    }
 }
 
 impl Record {
@@ -534,155 +428,5 @@ fn is_plain(text: &str) -> bool {
         .all(|b| b.is_ascii_alphanumeric() || matches!(b, b':' | b'-' | b'_'))
 }
 
-/// How often a torn head is read again before it counts as damaged. A writer that was preempted
-/// in the middle of its copy goes on within milliseconds.
-const TORN_READS_MAX: u32 = 10_000;
-
-/// Reads a record without holding the upload's lock: again until its check fits.
-///
-/// # Errors
-/// That it is missing, cannot be read, or is no record.
-pub fn read(path: &Path) -> Result<Record, RecordError> {
-    let file = durable::open(path, false)?;
-    let mut bytes = read_all(&file, path)?;
-    for _ in 0..TORN_READS_MAX {
-        if !is_torn(&bytes) {
-            break;
-        }
-        std::thread::yield_now();
-        let mut head = [0; HEAD_LEN];
-        let n = read_at(&file, &mut head, path)?;
-        if let (Some(old), Some(new)) = (bytes.get_mut(..n), head.get(..n)) {
-            old.copy_from_slice(new);
-        }
-    }
-    parse(&bytes, path)
-}
-
-fn parse(bytes: &[u8], path: &Path) -> Result<Record, RecordError> {
-    Record::from_bytes(bytes).map_err(|reason| RecordError::Unreadable {
-        path: path.to_owned(),
-        reason,
-    })
-}
-
-fn read_all(file: &File, path: &Path) -> Result<Vec<u8>, RecordError> {
-    let mut bytes = Vec::with_capacity(2048);
-    file.take(RECORD_MAX + 1)
-        .read_to_end(&mut bytes)
-        .on("read", path)?;
-    if RECORD_MAX < bytes.len() as u64 {
-        let reason = "too large".to_owned();
-        return Err(RecordError::Unreadable {
-            path: path.to_owned(),
-            reason,
-        });
-    }
-    Ok(bytes)
-}
-
-fn read_at(file: &File, buffer: &mut [u8], path: &Path) -> Result<usize, DiskError> {
-    loop {
-        match file.read_at(buffer, 0) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            result => return result.on("read", path),
-        }
-    }
-}
-
-/// A record opened by the holder of its upload's lock.
-#[derive(Debug)]
-pub struct RecordFile {
-    file: File,
-    path: PathBuf,
-    /// Whether the file has a head of ours that can be overwritten in place.
-    has_head: bool,
-}
-
-impl RecordFile {
-    /// Writes a new record at a name that must be free. Not yet durable.
-    ///
-    /// # Errors
-    /// As open(2) with `O_EXCL` and write(2); nothing is left behind then.
-    pub fn create(path: PathBuf, record: &Record, mode: u32) -> Result<Self, DiskError> {
-        let file = durable::create_new(&path, mode)?;
-        if let Err(error) = file.write_all_at(&record.to_bytes(), 0) {
-            durable::unlink(&path)?;
-            return Err(DiskError::new("write", path, error));
-        }
-        Ok(Self {
-            file,
-            path,
-            has_head: true,
-        })
-    }
-
-    /// Opens a record for changing. The caller holds the upload's lock.
-    ///
-    /// # Errors
-    /// That it is missing, cannot be read, or is no record.
-    pub fn open(path: PathBuf) -> Result<(Self, Record), RecordError> {
-        let file = durable::open(&path, true)?;
-        let bytes = read_all(&file, &path)?;
-        let record = parse(&bytes, &path)?;
-        let has_head = bytes.get(..HEAD_LEN) == Some(record.head().as_slice());
-        Ok((
-            Self {
-                file,
-                path,
-                has_head,
-            },
-            record,
-        ))
-    }
-
-    /// Where it lies.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// The open file.
-    #[must_use]
-    pub fn file(&self) -> &File {
-        &self.file
-    }
-
-    /// Whether [`Self::write_head`] can be used; otherwise the record must be replaced.
-    #[must_use]
-    pub fn has_head(&self) -> bool {
-        self.has_head
-    }
-
-    /// Overwrites the head in place. Not yet durable.
-    ///
-    /// # Errors
-    /// As pwrite(2). On a filesystem that copies on write this can be `ENOSPC`.
-    pub fn write_head(&self, record: &Record) -> Result<(), DiskError> {
-        debug_assert!(self.has_head);
-        self.file
-            .write_all_at(&record.head(), 0)
-            .on("write", &self.path)
-    }
-
-    /// Makes the record's content durable.
-    ///
-    /// # Errors
-    /// As fdatasync(2).
-    pub fn sync(&self) -> Result<(), DiskError> {
-        durable::sync_data(&self.file, &self.path)
-    }
-
-    /// Follows the record to the name that it was renamed to.
-    pub fn moved(&mut self, to: PathBuf) {
-        self.path = to;
-    }
-}
-
-/// Which directory temporary records are written in: never `completed/`, where tussi's workers
-/// unlink what they cannot read.
-pub const TEMP_DIR: Dir = Dir::Claimed;
-
 #[cfg(test)]
-#[path = "record_tests.rs"]
 mod tests;
