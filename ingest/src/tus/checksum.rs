@@ -201,6 +201,44 @@ impl Announced {
     }
 }
 
+impl fmt::Display for Announced {
+    /// `sha256:` and the digest in hexadecimal: the form that records and hooks have.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:", self.algorithm)?;
+        self.digest
+            .iter()
+            .try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// Text that is not an algorithm's name, a colon and a digest of its size in hexadecimal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a digest")]
+pub struct InvalidDigest;
+
+impl FromStr for Announced {
+    type Err = InvalidDigest;
+
+    fn from_str(text: &str) -> Result<Self, InvalidDigest> {
+        let (name, hex) = text.split_once(':').ok_or(InvalidDigest)?;
+        let algorithm = Algorithm::from_str(name).map_err(|_| InvalidDigest)?;
+        let nibble = |byte: u8| {
+            char::from(byte)
+                .to_digit(16)
+                .and_then(|n| u8::try_from(n).ok())
+        };
+        let pairs = hex.as_bytes().chunks(2).map(|pair| match *pair {
+            [high, low] => Some(nibble(high)? << 4 | nibble(low)?),
+            _ => None,
+        });
+        let digest: Vec<u8> = pairs.collect::<Option<_>>().ok_or(InvalidDigest)?;
+        match digest.len() == algorithm.digest_len() {
+            true => Ok(Self { algorithm, digest }),
+            false => Err(InvalidDigest),
+        }
+    }
+}
+
 /// How the bytes of one request are verified before they count.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verify {

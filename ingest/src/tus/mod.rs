@@ -19,6 +19,7 @@ pub mod capabilities;
 pub mod checksum;
 pub mod concat;
 pub mod create;
+pub mod declared;
 pub mod expires;
 pub mod head;
 pub mod headers;

@@ -207,6 +207,21 @@ proptest! {
     }
 
     #[test]
+    fn a_digest_in_a_record_parses_back(which in 0..Algorithm::ALL.len(), bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+        let mut hasher = Hasher::new(Algorithm::ALL[which]);
+        hasher.update(&bytes);
+        let announced = Announced { algorithm: Algorithm::ALL[which], digest: hasher.finish() };
+        prop_assert_eq!(announced.to_string().parse(), Ok(announced));
+    }
+
+    #[test]
+    fn any_text_is_a_digest_or_not(text in "(md5:|crc32:)?[0-9a-g:]{0,34}") {
+        if let Ok(announced) = text.parse::<Announced>() {
+            prop_assert_eq!(announced.to_string(), text);
+        }
+    }
+
+    #[test]
     fn any_header_is_read_or_refused(value in "[ -~]{0,60}") {
         let announced = checksum(&value);
         prop_assert!(!matches!(announced, Ok(None)));

@@ -299,3 +299,23 @@ fn the_server_must_set_the_location_and_with_a_body_the_offset() {
     assert!(!fields.contains_key("upload-offset"));
     assert_eq!(reply("/files/x", Some(Offset(0)))["upload-offset"], "0");
 }
+
+#[test]
+fn the_partial_uploads_metadata_shall_not_be_transferred_to_the_final_upload() {
+    let concat = format!("final;/files/{PART}");
+    let part = Stored {
+        kind: Kind::Partial,
+        finish: Finish::Never,
+        ..Stored::whole(Offset(5), Some(Length(5)))
+    };
+    let plan = |extra: &[(&'static str, &str)]| {
+        let created = parse(extra).unwrap();
+        created
+            .decide(&[Some(part)], &Capabilities::default())
+            .unwrap()
+    };
+    let concat = ("upload-concat", concat.as_str());
+    assert!(plan(&[concat]).metadata.is_empty());
+    let own = plan(&[concat, ("upload-metadata", "filename YQ==")]).metadata;
+    assert_eq!(own.get("filename"), Some(&b"a"[..]));
+}

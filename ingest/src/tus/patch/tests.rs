@@ -366,3 +366,37 @@ fn a_checksum_that_would_not_be_verified_is_refused() {
 fn the_answer_includes_the_new_offset() {
     assert_eq!(reply(Offset(100))["upload-offset"], "100");
 }
+
+#[test]
+fn the_new_offset_must_be_the_sum_of_the_offset_before_and_the_number_of_bytes_received() {
+    let stored = Stored::whole(Offset(70), Some(Length(100)));
+    let decision = patch(70, None, BodySize::Exact(30)).decide(&stored, &Capabilities::default());
+    let Ok(Plan::Append(plan)) = decision else {
+        panic!("{decision:?}")
+    };
+    for received in 0..=30 {
+        let reached = plan.reached(received, received == 30).unwrap();
+        assert_eq!(reached.offset, Offset(70 + received));
+        assert_eq!(reached.complete, received == 30);
+    }
+}
+
+#[test]
+fn if_the_checksum_may_mismatch_the_upload_and_its_offset_must_not_be_updated_before_the_end() {
+    let stored = Stored::whole(Offset(0), Some(Length(5)));
+    for (extra, at_once) in [
+        (vec![], true),
+        (vec![("upload-checksum", "crc32 AAAAAA==")], false),
+        (vec![("trailer", "Upload-Checksum")], false),
+        (vec![("trailer", "X-Other")], true),
+    ] {
+        let fields: Vec<_> = extra.into_iter().chain([("upload-offset", "0")]).collect();
+        let decision = parse(&fields)
+            .unwrap()
+            .decide(&stored, &Capabilities::default());
+        let Ok(Plan::Append(plan)) = decision else {
+            panic!("{decision:?}")
+        };
+        assert_eq!(plan.verify.counts_at_once(), at_once, "{fields:?}");
+    }
+}

@@ -155,3 +155,11 @@ fn a_hooks_refusal_stays_one_line_and_a_refusal() {
     assert_eq!(Refusal::rejected(403, " \n").body(), "rejected: refused\n");
     assert!(Refusal::rejected(403, &"x".repeat(5000)).body().len() < 300);
 }
+
+#[test]
+fn a_resource_that_is_not_found_is_answered_without_the_upload_offset_header() {
+    for (refusal, status) in [(Refusal::NotFound, 404), (Refusal::Gone, 410)] {
+        assert_eq!(refusal.status(), status);
+        assert!(!refusal.headers().contains_key("upload-offset"));
+    }
+}
