@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::client::{Client, Ended};
-use crate::stub::{Fault, Stub};
+use crate::stub::{Fault, Stub, World};
 use crate::{EVERYTHING, noise};
 
 /// The one upload of a thousand bytes arrives in spite of what goes wrong.
@@ -141,13 +141,12 @@ fn signal(child: &Child, signal: Signal) {
     kill(Pid::from_raw(child.id().try_into().unwrap()), signal).unwrap();
 }
 
-/// Starts, is interrupted after `kept` bytes have arrived.
-fn interrupted(stub: &Stub, client: &Client, arguments: &[&str], kept: usize) {
-    stub.world().faults = vec![("PATCH", Fault::Hold(kept))];
+/// Starts, is interrupted after `kept` bytes of each of its parts have arrived.
+fn interrupted(stub: &Stub, client: &Client, arguments: &[&str], kept: usize, parts: usize) {
+    stub.world().faults = vec![("PATCH", Fault::Hold(kept)); parts];
     let child = client.start(arguments);
-    stub.wait_until("some arrived", |world| {
-        world.uploads.values().any(|it| it.offset > 0)
-    });
+    let begun = |world: &World| world.uploads.values().filter(|it| it.offset > 0).count();
+    stub.wait_until("some of each arrived", |world| begun(world) == parts);
     signal(&child, Signal::SIGINT);
     let ended = Ended::of(child.wait_with_output().unwrap()).expect(130);
     assert!(
@@ -163,7 +162,7 @@ fn after_interruption(kept: usize) -> (Stub, Client) {
     let stub = Stub::start("creation");
     let client = Client::of(stub.endpoint());
     client.file("file", &noise(1000));
-    interrupted(&stub, &client, &["file"], kept);
+    interrupted(&stub, &client, &["file"], kept, 1);
     (stub, client)
 }
 
@@ -247,7 +246,7 @@ fn interrupted_parts_are_resumed_each_at_its_own_offset() {
     let stub = Stub::start(EVERYTHING);
     let client = Client::of(stub.endpoint());
     client.file("big", &noise(1_000_000));
-    interrupted(&stub, &client, &["big", "--parallel", "2"], 150_000);
+    interrupted(&stub, &client, &["big", "--parallel", "2"], 150_000, 2);
     // How many parts the second run would make does not matter.
     client.run(&["big"]).expect(0);
     assert_eq!(stub.only_upload().data, noise(1_000_000));
