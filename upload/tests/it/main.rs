@@ -6,6 +6,7 @@
 mod client;
 mod exits;
 mod output;
+mod peers;
 mod resuming;
 mod sending;
 mod stub;

@@ -1,0 +1,289 @@
+//! Other people's servers. They are fetched and built once below `target/tmp`, which takes a while, so
+//! only `TUSPOOL_PEERS=1` asks for it.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::client::Client;
+use crate::noise;
+
+const TUSD: &str = "v2.9.0";
+const NODE_SERVER: &str = "@tus/server@2.4.5";
+const NODE_STORE: &str = "@tus/file-store@2.1.1";
+
+/// Starting a server takes less.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// One test at a time fetches and builds.
+static BUILDING: Mutex<()> = Mutex::new(());
+
+/// A running server and its directory.
+struct Peer {
+    process: Child,
+    address: SocketAddr,
+    directory: tempfile::TempDir,
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        self.process.kill().ok();
+        self.process.wait().ok();
+    }
+}
+
+/// Past the capture of test output: a test that did not run must not look as if it had.
+fn skip(what: &str, why: &str) {
+    writeln!(
+        io::stderr(),
+        "SKIPPED: the client was not tried against {what}: {why}"
+    )
+    .ok();
+}
+
+fn wanted(what: &str, program: &str) -> bool {
+    if std::env::var_os("TUSPOOL_PEERS").is_none_or(|value| value != "1") {
+        skip(what, "TUSPOOL_PEERS=1 is not set");
+        return false;
+    }
+    let found = Command::new(program).arg("version").output().is_ok();
+    if !found {
+        skip(what, &format!("{program} is not installed"));
+    }
+    found
+}
+
+/// Where fetched and built servers are kept between runs.
+fn cache(name: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR"))
+        .join("peers")
+        .join(name);
+    fs::create_dir_all(&path).unwrap();
+    path
+}
+
+fn must(command: &mut Command) {
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {said}");
+}
+
+/// As a module that requires it: that pins the version, and needs no list of versions.
+fn tusd() -> PathBuf {
+    let _turn = BUILDING.lock();
+    let cache = cache("tusd");
+    let binary = cache.join(TUSD);
+    if !binary.is_file() {
+        let module = format!("module peer\n\ngo 1.24\n\nrequire github.com/tus/tusd/v2 {TUSD}\n");
+        fs::write(cache.join("go.mod"), module).unwrap();
+        let uses =
+            "package main\n\nimport _ \"github.com/tus/tusd/v2/pkg/handler\"\n\nfunc main() {}\n";
+        fs::write(cache.join("main.go"), uses).unwrap();
+        must(
+            Command::new("go")
+                .args([
+                    "build",
+                    "-mod=mod",
+                    "-o",
+                    TUSD,
+                    "github.com/tus/tusd/v2/cmd/tusd",
+                ])
+                .current_dir(&cache),
+        );
+    }
+    binary
+}
+
+fn node_server() -> PathBuf {
+    let _turn = BUILDING.lock();
+    let cache = cache("node");
+    let script = cache.join("server.mjs");
+    if !cache.join("node_modules/@tus/file-store").is_dir() {
+        fs::write(cache.join("package.json"), "{\"private\": true}").unwrap();
+        must(
+            Command::new("npm")
+                .args([
+                    "install",
+                    "--no-audit",
+                    "--no-fund",
+                    NODE_SERVER,
+                    NODE_STORE,
+                ])
+                .current_dir(&cache),
+        );
+    }
+    let text = "import { Server } from '@tus/server'\n\
+                import { FileStore } from '@tus/file-store'\n\
+                const [port, directory] = process.argv.slice(2)\n\
+                const server = new Server({ path: '/files/', datastore: new FileStore({ directory }) })\n\
+                server.listen({ host: '127.0.0.1', port })\n";
+    fs::write(&script, text).unwrap();
+    script
+}
+
+impl Peer {
+    fn start(command: impl FnOnce(&str, &Path) -> Command) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let address = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap();
+        let mut command = command(&address.port().to_string(), directory.path());
+        let quiet = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let process = quiet.spawn().unwrap();
+        let until = Instant::now() + DEADLINE;
+        while TcpStream::connect(address).is_err() {
+            assert!(Instant::now() < until, "{command:?} does not listen");
+            thread::sleep(Duration::from_millis(20));
+        }
+        Self {
+            process,
+            address,
+            directory,
+        }
+    }
+
+    fn tusd() -> Self {
+        let binary = tusd();
+        Self::start(|port, directory| {
+            let mut command = Command::new(binary);
+            command.args(["-host", "127.0.0.1", "-port", port, "-base-path", "/files/"]);
+            command.arg("-upload-dir").arg(directory);
+            command
+        })
+    }
+
+    fn node() -> Self {
+        let script = node_server();
+        Self::start(|port, directory| {
+            let mut command = Command::new("node");
+            command.arg(script).arg(port).arg(directory);
+            command
+        })
+    }
+
+    /// What the server has under the URL that the client tells.
+    fn contents(&self, line: &str) -> Vec<u8> {
+        let line: Value = serde_json::from_str(line).unwrap();
+        let id = line["url"]
+            .as_str()
+            .unwrap()
+            .rsplit_once('/')
+            .unwrap()
+            .1
+            .to_owned();
+        fs::read(self.directory.path().join(id)).unwrap()
+    }
+}
+
+/// Passes everything on, but cuts each of the first connections after some bytes from the client.
+fn cutting_proxy(to: SocketAddr, cuts: &'static [u64]) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        let limits = cuts.iter().copied().chain(std::iter::repeat(u64::MAX));
+        for (client, limit) in listener.incoming().flatten().zip(limits) {
+            let server = TcpStream::connect(to).unwrap();
+            let (mut back, mut out) = (server.try_clone().unwrap(), client.try_clone().unwrap());
+            thread::spawn(move || io::copy(&mut back, &mut out).ok());
+            thread::spawn(move || {
+                io::copy(&mut (&client).take(limit), &mut &server).ok();
+                for side in [&client, &server] {
+                    side.shutdown(Shutdown::Both).ok();
+                }
+            });
+        }
+    });
+    address
+}
+
+fn every_way_of_sending_works(peer: &Peer, extensions: &[&[&str]]) {
+    let client = Client::of(format!("http://{}/files/", peer.address));
+    client.file("large.bin", &noise(5_000_000));
+    client.file("small.txt", &noise(1000));
+    client.file("empty", b"");
+    let plain: &[&[&str]] = &[
+        &["large.bin"],
+        &["large.bin", "--chunk-size", "1MiB"],
+        &["small.txt", "--metadata", "note=a,b c"],
+        &["small.txt", "--one-request", "0"],
+        &["empty"],
+    ];
+    for arguments in [plain, extensions].concat() {
+        let ended = client.run(&[arguments, &["--json"]].concat()).expect(0);
+        let expected = fs::read(client.home.path().join(arguments[0])).unwrap();
+        assert!(
+            peer.contents(&ended.out) == expected,
+            "{arguments:?} arrived otherwise"
+        );
+    }
+    let stream = noise(3_000_000);
+    for chunk in ["1MiB", "1000000", "8MiB"] {
+        let ended = client
+            .run_with_input(&["-", "--json", "-c", chunk], &stream)
+            .expect(0);
+        assert!(
+            peer.contents(&ended.out) == stream,
+            "a stream by {chunk} arrived otherwise"
+        );
+    }
+}
+
+fn cut_connections_are_resumed(peer: &Peer, extra: &[&str]) {
+    let proxy = cutting_proxy(peer.address, &[700_000, 300_000, 1_500_000, 100]);
+    let client = Client::of(format!("http://{proxy}/files/"));
+    client.file("large.bin", &noise(5_000_000));
+    let arguments = [&["large.bin", "--json", "--backoff", "200ms"], extra].concat();
+    let ended = client.run(&arguments).expect(0);
+    assert!(ended.err.contains("trying again"), "{}", ended.err);
+    assert!(
+        peer.contents(&ended.out) == noise(5_000_000),
+        "it arrived otherwise"
+    );
+}
+
+#[test]
+fn tusd_gets_every_file_whole() {
+    if !wanted("tusd", "go") {
+        return;
+    }
+    let peer = Peer::tusd();
+    every_way_of_sending_works(&peer, &[&["large.bin", "--parallel", "3"]]);
+    cut_connections_are_resumed(&peer, &[]);
+    cut_connections_are_resumed(&peer, &["--parallel", "2"]);
+}
+
+#[test]
+fn the_node_server_gets_every_file_whole() {
+    if !wanted("@tus/server", "npm") {
+        return;
+    }
+    let peer = Peer::node();
+    every_way_of_sending_works(&peer, &[]);
+    cut_connections_are_resumed(&peer, &[]);
+}
+
+#[test]
+fn uploads_are_removed_from_other_servers_and_their_states_are_not_waited_for() {
+    if !wanted("tusd", "go") {
+        return;
+    }
+    let peer = Peer::tusd();
+    let client = Client::of(format!("http://{}/files/", peer.address));
+    client.file("small.json", b"{\"state\": 1}");
+    let ended = client.run(&["small.json", "--json", "--wait"]).expect(3);
+    let line: Value = serde_json::from_str(&ended.out).unwrap();
+    let url = line["url"].as_str().unwrap();
+    client.run(&["--terminate", url]).expect(0);
+    client.run(&["--terminate", url]).expect(3);
+}
