@@ -1,0 +1,261 @@
+//! One request's hold on one upload: the lock, the position, and the watermark that follows it.
+
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use nix::sys::uio::pwritev;
+use shared::durable::{DiskError, OnPath as _};
+use shared::size::{Length, Offset};
+use tokio::task::JoinHandle;
+
+use crate::ledger::{Ledger, Lost};
+use crate::writers::{Seat, Wish};
+
+/// The right to append to one upload, as long as it lives.
+///
+/// Nothing that was written counts before the watermark has moved over it. However this ends,
+/// also when its task is dropped in the middle, the watermark moves over what arrived.
+#[derive(Debug)]
+pub(crate) struct Append {
+    ledger: Arc<Ledger>,
+    seat: Seat,
+    /// Where the next byte goes.
+    at: u64,
+    /// Where the watermark stands on disk.
+    published: u64,
+    /// Where the request or the upload ends.
+    end: u64,
+    /// Whether what arrives counts at once; not while a checksum must be verified first.
+    counted: bool,
+    publishing: Option<Publishing>,
+    /// Somebody asked for what arrived after the running publication had begun.
+    asked_again: bool,
+    paused: bool,
+    /// There is something to make durable besides bytes: a length, a new upload.
+    amended: bool,
+    /// A sync failed, or the upload was handed over: nothing more is published. After a failed
+    /// sync a second one would answer that lost bytes are safe.
+    closed: bool,
+}
+
+/// An upload taken for writing: its files, and its seat among this process's writers.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(crate) ledger: Ledger,
+    pub(crate) seat: Seat,
+    /// It was created just now: nobody finds it before it is published.
+    pub(crate) is_new: bool,
+}
+
+/// A publication that runs beside the writing.
+#[derive(Debug)]
+struct Publishing {
+    job: JoinHandle<Result<(), DiskError>>,
+    upto: u64,
+    for_others: bool,
+}
+
+impl Append {
+    /// Appends from the ledger's watermark on, up to `end` (a position in the upload).
+    pub(crate) fn new(held: Held, end: u64, counted: bool) -> Self {
+        let Held {
+            ledger,
+            seat,
+            is_new,
+        } = held;
+        let at = ledger.record().map_or(0, |record| record.offset.0);
+        Self {
+            ledger: Arc::new(ledger),
+            seat,
+            at,
+            published: at,
+            end,
+            counted,
+            publishing: None,
+            asked_again: false,
+            paused: false,
+            amended: is_new,
+            closed: false,
+        }
+    }
+
+    /// Where the bytes that arrived end.
+    pub(crate) fn position(&self) -> Offset {
+        Offset(self.at)
+    }
+
+    /// Bytes that may still come.
+    pub(crate) fn room(&self) -> u64 {
+        self.end - self.at
+    }
+
+    /// Bytes that arrived, count, and lie above the watermark.
+    pub(crate) fn unpublished(&self) -> u64 {
+        if self.counted && !self.closed {
+            self.at - self.published
+        } else {
+            0
+        }
+    }
+
+    /// What another request wants of this one.
+    pub(crate) fn take_wish(&self) -> Option<Wish> {
+        self.seat.take_wish()
+    }
+
+    /// Writes at the position and moves it, also over what was written before an error.
+    pub(crate) fn write(&mut self, data: &[Bytes]) -> Result<(), DiskError> {
+        let mut slices: Vec<_> = data.iter().map(|bytes| IoSlice::new(bytes)).collect();
+        let mut rest = slices.as_mut_slice();
+        while !rest.is_empty() {
+            // Positions past i64::MAX do not exist: no upload may be that long.
+            let at = i64::try_from(self.at).unwrap_or(i64::MAX);
+            match pwritev(self.ledger.data(), rest, at) {
+                Err(nix::errno::Errno::EINTR) => {}
+                Ok(0) => {
+                    let full: io::Result<()> = Err(io::ErrorKind::WriteZero.into());
+                    return full.on("write", self.ledger.path());
+                }
+                written => {
+                    let n = written.on("write", self.ledger.path())?;
+                    self.at += n as u64;
+                    self.seat.received(n as u64);
+                    IoSlice::advance_slices(&mut rest, n);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins to move the watermark to the position, unless that is being done already.
+    pub(crate) fn publish(&mut self) {
+        self.start_publishing(false);
+    }
+
+    /// The same for somebody who waits for it.
+    pub(crate) fn publish_for_others(&mut self) {
+        if self.publishing.is_some() {
+            self.asked_again = true;
+        } else if self.unpublished() == 0 {
+            self.seat.has_published();
+        } else {
+            self.start_publishing(true);
+        }
+    }
+
+    fn start_publishing(&mut self, for_others: bool) {
+        if self.publishing.is_some() || self.unpublished() == 0 {
+            return;
+        }
+        let (ledger, upto) = (Arc::clone(&self.ledger), self.at);
+        let job = tokio::task::spawn_blocking(move || ledger.publish(Offset(upto)));
+        self.publishing = Some(Publishing {
+            job,
+            upto,
+            for_others,
+        });
+    }
+
+    /// Returns when another request may want something, or a publication has ended. Cancel-safe.
+    pub(crate) async fn happens(&mut self) -> Result<(), DiskError> {
+        tokio::select! {
+            () = self.seat.wished() => Ok(()),
+            result = joined(&mut self.publishing) => self.has_published(result),
+        }
+    }
+
+    fn has_published(&mut self, result: Result<(), DiskError>) -> Result<(), DiskError> {
+        let Some(done) = self.publishing.take() else {
+            return Ok(());
+        };
+        self.closed |= result.is_err();
+        result?;
+        self.published = done.upto;
+        self.amended = false;
+        if done.for_others {
+            self.seat.has_published();
+        }
+        if std::mem::take(&mut self.asked_again) {
+            self.publish_for_others();
+        }
+        Ok(())
+    }
+
+    /// Gives the lock up while nothing comes; whether it is given up now.
+    pub(crate) fn pause(&mut self) -> bool {
+        if !self.paused && self.publishing.is_none() && self.unpublished() == 0 {
+            // Kept if the kernel says no: then other processes wait longer, no more.
+            self.paused = self.ledger.pause();
+        }
+        self.paused
+    }
+
+    /// Takes the lock again if it was given up, and makes sure that nobody went on meanwhile.
+    pub(crate) fn resume(&mut self) -> Result<(), Lost> {
+        if self.paused {
+            self.ledger.resume()?;
+            self.paused = false;
+        }
+        Ok(())
+    }
+
+    /// Waits for a running publication; nothing else comes before the end.
+    pub(crate) async fn settle(&mut self) -> Result<(), DiskError> {
+        while self.publishing.is_some() {
+            let result = joined(&mut self.publishing).await;
+            self.has_published(result)?;
+        }
+        Ok(())
+    }
+
+    /// Notes a length that has just become known; durable with the next publication.
+    pub(crate) fn set_length(&mut self, length: Length) -> Result<(), DiskError> {
+        self.ledger.set_length(length)?;
+        self.amended = true;
+        Ok(())
+    }
+
+    /// Moves the watermark over what arrived, here and now. Blocks.
+    pub(crate) fn publish_now(&mut self) -> Result<(), DiskError> {
+        if self.unpublished() > 0 || (self.amended && !self.closed) {
+            let upto = self.published + self.unpublished();
+            let result = self.ledger.publish(Offset(upto));
+            self.closed |= result.is_err();
+            result?;
+            self.published = upto;
+            self.amended = false;
+        }
+        Ok(())
+    }
+
+    /// Hands the upload over, complete at `length`. Blocks.
+    pub(crate) fn hand_over(&mut self, length: Length) -> Result<(), DiskError> {
+        let result = self.ledger.hand_over(length);
+        self.closed = true;
+        result
+    }
+}
+
+impl Drop for Append {
+    /// For a request whose task was dropped: rare enough to do it here, whatever it takes.
+    fn drop(&mut self) {
+        if self.paused {
+            return;
+        }
+        if let Err(error) = self.publish_now() {
+            tracing::error!(%error, "bytes that arrived are not kept");
+        }
+    }
+}
+
+/// The end of a running publication; never returns if there is none.
+async fn joined(publishing: &mut Option<Publishing>) -> Result<(), DiskError> {
+    match publishing {
+        Some(running) => match (&mut running.job).await {
+            Ok(result) => result,
+            Err(panicked) => Err(DiskError::new("publish", "", io::Error::other(panicked))),
+        },
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,224 @@
+//! From a request's body into the data file: constant memory, no hand-over between threads, and
+//! nothing that arrived is lost when the body ends in any other way than its end.
+//!
+//! Frames that are there are gathered into one write of up to 1 MiB; nothing is ever held back to
+//! wait for more. The write is done where the bytes were read: handing them to another thread
+//! costs more than the write itself. The watermark follows beside the writing, every 16 MiB or
+//! second, and whenever the client falls silent.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::Frame;
+use shared::durable::DiskError;
+use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use crate::append::Append;
+use crate::ledger::Lost;
+use crate::net::exchange::RequestBody;
+use crate::writers::Wish;
+
+/// One write: where small writes cost 1.7 times as much per byte, larger ones gain nothing.
+const GATHER_BYTES: usize = 1 << 20;
+/// HTTP/2 frames are small; the kernel takes up to 1024 pieces at once.
+const GATHER_FRAMES: usize = 128;
+
+/// The watermark follows at the latest after so many bytes: what a SIGKILL may cost.
+const PUBLISH_BYTES: u64 = 16 << 20;
+
+/// How often to look whether time has made something due: the watermark, then the silence.
+const TICK: Duration = Duration::from_millis(500);
+/// After so much silence the lock is given up (and taken again when bytes come), so that another
+/// process can go on with an upload whose client has come back there.
+const SILENCE: Duration = Duration::from_millis(500);
+
+/// How a body ended.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// By its end.
+    Complete,
+    /// The connection broke, or the framing was wrong.
+    Broken(hyper::Error),
+    /// Nothing came for the stall timeout.
+    Stalled,
+    /// The server is stopping and the drain time is over.
+    Cut,
+    /// Another request with the right offset has taken the upload over.
+    Replaced,
+    /// More bytes than the upload or the request may have.
+    TooLong,
+    /// Another process went on with the upload while nothing came here.
+    Lost(Lost),
+    /// The bytes, or the watermark over them, could not be written.
+    Disk(DiskError),
+}
+
+/// What bounds a body besides the upload's length.
+#[derive(Clone, Debug)]
+pub(crate) struct Patience {
+    /// Without a byte.
+    pub(crate) stall_timeout: Duration,
+    /// Cancelled when the drain time is over.
+    pub(crate) cut: CancellationToken,
+}
+
+/// Receives a body to its end, whatever that is. Everything that arrived and fits has been written
+/// when this returns; the watermark may be behind it.
+pub(crate) async fn receive(
+    body: &mut RequestBody,
+    append: &mut Append,
+    patience: &Patience,
+) -> End {
+    let mut clock = Clock::new();
+    let mut frames = Frames::default();
+    let mut cut = std::pin::pin!(patience.cut.cancelled());
+    loop {
+        // Looked at in every round: while bytes keep coming, nothing below is reached.
+        if patience.cut.is_cancelled() {
+            return End::Cut;
+        }
+        match append.take_wish() {
+            Some(Wish::Stop) => return End::Replaced,
+            Some(Wish::Publish) => append.publish_for_others(),
+            None => {}
+        }
+        let step = tokio::select! {
+            // Bytes first: what the client sent before it went away is worth more than the rest.
+            biased;
+            frame = body.frame() => {
+                let ended = frames.gather(frame, body);
+                clock.bytes_came();
+                write(&mut frames, append).err().or(ended)
+            }
+            happened = append.happens() => happened.err().map(End::Disk),
+            () = &mut cut => Some(End::Cut),
+            () = clock.tick() => on_tick(&mut clock, append, patience.stall_timeout),
+        };
+        if let Some(end) = step {
+            return end;
+        }
+    }
+}
+
+/// Writes what was gathered behind what was written before.
+fn write(frames: &mut Frames, append: &mut Append) -> Result<(), End> {
+    if frames.bytes == 0 {
+        return Ok(());
+    }
+    append.resume().map_err(End::Lost)?;
+    let too_long = append.room() < frames.bytes as u64;
+    if too_long {
+        frames.truncate(append.room());
+    }
+    append.write(&frames.data).map_err(End::Disk)?;
+    frames.clear();
+    if too_long {
+        return Err(End::TooLong);
+    }
+    if PUBLISH_BYTES <= append.unpublished() {
+        append.publish();
+    }
+    Ok(())
+}
+
+/// What is due once time has passed.
+fn on_tick(clock: &mut Clock, append: &mut Append, stall_timeout: Duration) -> Option<End> {
+    let silence = clock.last_byte.elapsed();
+    if stall_timeout <= silence {
+        return Some(End::Stalled);
+    }
+    if append.unpublished() > 0 {
+        append.publish();
+    } else if SILENCE <= silence && append.pause() {
+        clock.rest_until_stalled(stall_timeout);
+    }
+    None
+}
+
+/// Frames that wait to be written together.
+#[derive(Default)]
+struct Frames {
+    data: Vec<Bytes>,
+    bytes: usize,
+}
+
+type Next = Option<Result<Frame<Bytes>, hyper::Error>>;
+
+impl Frames {
+    /// Takes this frame and those behind it that are there already; how the body ended, if so.
+    fn gather(&mut self, first: Next, body: &mut RequestBody) -> Option<End> {
+        let mut next = first;
+        loop {
+            match next {
+                Some(Ok(frame)) => self.push(frame),
+                Some(Err(error)) => return Some(End::Broken(error)),
+                None => return Some(End::Complete),
+            }
+            if GATHER_BYTES <= self.bytes || GATHER_FRAMES <= self.data.len() {
+                return None;
+            }
+            next = body.frame_now()?;
+        }
+    }
+
+    fn push(&mut self, frame: Frame<Bytes>) {
+        // Trailers are nobody's.
+        if let Ok(data) = frame.into_data() {
+            self.bytes += data.len();
+            self.data.push(data);
+        }
+    }
+
+    /// Drops what lies beyond the first `most` bytes.
+    fn truncate(&mut self, most: u64) {
+        let mut room = usize::try_from(most).unwrap_or(usize::MAX);
+        for piece in &mut self.data {
+            piece.truncate(room);
+            room -= piece.len();
+        }
+        self.data.retain(|piece| !piece.is_empty());
+    }
+
+    fn clear(&mut self) {
+        self.data.clear();
+        self.bytes = 0;
+    }
+}
+
+/// One timer for all that time can make due.
+struct Clock {
+    last_byte: Instant,
+    next: Pin<Box<Sleep>>,
+}
+
+impl Clock {
+    fn new() -> Self {
+        let now = Instant::now();
+        Self {
+            last_byte: now,
+            next: Box::pin(sleep_until(now + TICK)),
+        }
+    }
+
+    fn bytes_came(&mut self) {
+        let now = Instant::now();
+        self.last_byte = now;
+        // It is moved only from where it rests: once per frame would cost more than the frame.
+        if now + TICK < self.next.deadline() {
+            self.next.as_mut().reset(now + TICK);
+        }
+    }
+
+    /// Nothing but the stall timeout can come next.
+    fn rest_until_stalled(&mut self, stall_timeout: Duration) {
+        self.next.as_mut().reset(self.last_byte + stall_timeout);
+    }
+
+    /// Cancel-safe.
+    async fn tick(&mut self) {
+        self.next.as_mut().await;
+        self.next.as_mut().reset(Instant::now() + TICK);
+    }
+}

@@ -1,0 +1,202 @@
+//! The files of an upload that this process may write to.
+//!
+//! Positions and watermarks are the callers' business; what is on disk, and in which order it gets
+//! there, is `shared::receive`'s. Here the two meet: the data can be written while the watermark is
+//! being moved on another thread.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use shared::durable::{DiskError, OnPath as _};
+use shared::layout::Dir;
+use shared::receive::{NewData, Receiving};
+use shared::record::Record;
+use shared::size::{Length, Offset};
+use shared::spool::Spool;
+use shared::time::UnixTime;
+
+/// Data and record of one upload, in the hands of the holder of its lock.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    spool: Arc<Spool>,
+    /// Shares the lock with the descriptor inside `files`.
+    data: File,
+    path: PathBuf,
+    files: Mutex<Files>,
+}
+
+/// How far an upload has come.
+#[derive(Debug)]
+enum Files {
+    /// Only the data is there. The record comes with the first publication, or with the hand-over
+    /// if that is first: an upload that comes whole needs three syncs and no second name.
+    New(NewData, Box<Record>),
+    /// Data and record.
+    Receiving(Box<Receiving>),
+    /// Handed over, or half created: nothing can be done with it here.
+    Closed,
+}
+
+/// Why a writer that paused cannot go on.
+#[derive(Debug)]
+pub(crate) enum Lost {
+    /// Another process has the upload, or has had it.
+    ToAnother,
+    /// The files could not be looked at.
+    Unreadable(DiskError),
+}
+
+impl Ledger {
+    /// An upload that has just been given its data file.
+    ///
+    /// # Errors
+    /// As dup(2).
+    pub(crate) fn of_new(
+        spool: &Arc<Spool>,
+        new: NewData,
+        record: Record,
+    ) -> Result<Self, DiskError> {
+        let path = new.data_path();
+        let data = new.data().try_clone().on("open", &path)?;
+        let files = Mutex::new(Files::New(new, Box::new(record)));
+        Ok(Self {
+            spool: Arc::clone(spool),
+            data,
+            path,
+            files,
+        })
+    }
+
+    /// An upload that was opened to go on with.
+    ///
+    /// # Errors
+    /// As dup(2).
+    pub(crate) fn of_receiving(
+        spool: &Arc<Spool>,
+        receiving: Box<Receiving>,
+    ) -> Result<Self, DiskError> {
+        let path = receiving.data_path();
+        let data = receiving.data().try_clone().on("open", &path)?;
+        let files = Mutex::new(Files::Receiving(receiving));
+        Ok(Self {
+            spool: Arc::clone(spool),
+            data,
+            path,
+            files,
+        })
+    }
+
+    /// The data file's path, for errors.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The data file.
+    pub(crate) fn data(&self) -> &File {
+        &self.data
+    }
+
+    /// The record as it stands; `None` once the upload was handed over.
+    pub(crate) fn record(&self) -> Option<Record> {
+        match &*self.files() {
+            Files::New(_, record) => Some(Record::clone(record)),
+            Files::Receiving(receiving) => Some(receiving.record().clone()),
+            Files::Closed => None,
+        }
+    }
+
+    /// Notes a length that has just become known; durable with the next publication.
+    ///
+    /// # Errors
+    /// As pwrite(2).
+    pub(crate) fn set_length(&self, length: Length) -> Result<(), DiskError> {
+        match &mut *self.files() {
+            Files::New(_, record) => record.length = Some(length),
+            Files::Receiving(receiving) => receiving.set_length(length)?,
+            Files::Closed => {}
+        }
+        Ok(())
+    }
+
+    /// Moves the watermark to `upto`, which must have been written. As durable as the mode
+    /// promises.
+    ///
+    /// # Errors
+    /// Then the watermark stays where it was, and nothing above it may count any more: the kernel
+    /// reports lost bytes once and answers 0 the next time.
+    pub(crate) fn publish(&self, upto: Offset) -> Result<(), DiskError> {
+        let mut files = self.files();
+        let was_new = matches!(*files, Files::New(..));
+        *files = match std::mem::replace(&mut *files, Files::Closed) {
+            Files::New(new, record) => Files::Receiving(Box::new(new.into_receiving(*record)?)),
+            found => found,
+        };
+        let Files::Receiving(receiving) = &mut *files else {
+            return Ok(());
+        };
+        if was_new && upto.0 == 0 {
+            return receiving.sync_creation();
+        }
+        receiving.advance(upto, UnixTime::now())?;
+        self.sync_names_if(was_new)
+    }
+
+    fn sync_names_if(&self, was_new: bool) -> Result<(), DiskError> {
+        match was_new && self.spool.durability().syncs_patches() {
+            true => self.spool.sync_dir(Dir::Uploads),
+            false => Ok(()),
+        }
+    }
+
+    /// Hands the upload over, complete at `length`.
+    ///
+    /// # Errors
+    /// As the steps. Whoever looks next goes on from there (`shared::handover::recover`).
+    pub(crate) fn hand_over(&self, length: Length) -> Result<(), DiskError> {
+        let now = UnixTime::now();
+        match std::mem::replace(&mut *self.files(), Files::Closed) {
+            Files::New(new, mut record) => {
+                record.offset = Offset(length.0);
+                record.length = Some(length);
+                record.last_write = now;
+                new.into_completed(*record, now)?;
+            }
+            Files::Receiving(mut receiving) => {
+                if receiving.record().length != Some(length) {
+                    receiving.set_length(length)?;
+                }
+                receiving.hand_over(Offset(length.0), now)?;
+            }
+            Files::Closed => {}
+        }
+        Ok(())
+    }
+
+    /// Lets other processes have the upload while nothing comes; whether they may now.
+    pub(crate) fn pause(&self) -> bool {
+        match &*self.files() {
+            Files::Receiving(receiving) => receiving.pause().is_ok(),
+            Files::New(..) | Files::Closed => false,
+        }
+    }
+
+    /// Takes the lock again, and only if the upload is as it was left.
+    ///
+    /// # Errors
+    /// [`Lost::ToAnother`] if not.
+    pub(crate) fn resume(&self) -> Result<(), Lost> {
+        let Files::Receiving(receiving) = &mut *self.files() else {
+            return Ok(());
+        };
+        match receiving.resume() {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Lost::ToAnother),
+            Err(error) => Err(Lost::Unreadable(error)),
+        }
+    }
+
+    fn files(&self) -> MutexGuard<'_, Files> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,115 @@
+//! What one HTTP request gives to its handler beside method, path and headers.
+//!
+//! warp boxes a request's body and drops its trailers, so the body travels beside it: the outer
+//! service takes it out of hyper's request and puts it into the extensions.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use http::Version;
+use http_body::{Body as _, Frame};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+
+/// A request's way to its connection. Cheap to clone, as warp demands of an extension.
+#[derive(Clone)]
+pub(crate) struct Exchange {
+    /// Who is connected to us (the proxy, if there is one).
+    pub(crate) peer: SocketAddr,
+    /// Which HTTP the request came by: it decides how its body is framed.
+    pub(crate) version: Version,
+    /// The request's body until a handler takes it, and what a handler left of it.
+    body: Arc<Mutex<Unread>>,
+}
+
+/// The state of a body that no handler holds at the moment.
+#[derive(Default)]
+pub(crate) struct Unread {
+    /// `None` once it was read to its end, or while a handler reads it.
+    pub(crate) body: Option<Incoming>,
+    /// Somebody asked for the body, so that hyper has sent `100 Continue` where it was expected.
+    pub(crate) polled: bool,
+}
+
+impl Exchange {
+    pub(crate) fn new(peer: SocketAddr, version: Version, body: Incoming) -> Self {
+        let body = (!body.is_end_stream()).then_some(body);
+        Self {
+            peer,
+            version,
+            body: Arc::new(Mutex::new(Unread {
+                body,
+                polled: false,
+            })),
+        }
+    }
+
+    /// Whether the request is known to have ended with its headers.
+    pub(crate) fn has_no_body(&self) -> bool {
+        self.unread().body.is_none()
+    }
+
+    /// The body, for the one handler that reads it. What is left of it comes back on drop.
+    pub(crate) fn take_body(&self) -> RequestBody {
+        let incoming = self.unread().body.take();
+        RequestBody {
+            incoming,
+            polled: false,
+            home: self.clone(),
+        }
+    }
+
+    /// What no handler has read; for the outer service after the handler's end.
+    pub(crate) fn take_unread(&self) -> Unread {
+        std::mem::take(&mut *self.unread())
+    }
+
+    fn unread(&self) -> std::sync::MutexGuard<'_, Unread> {
+        self.body.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A request's body, frame by frame, trailers included.
+pub(crate) struct RequestBody {
+    incoming: Option<Incoming>,
+    polled: bool,
+    home: Exchange,
+}
+
+impl RequestBody {
+    /// The next frame; `None` after the last. Cancel-safe.
+    pub(crate) async fn frame(&mut self) -> Option<Result<Frame<Bytes>, hyper::Error>> {
+        let incoming = self.incoming.as_mut()?;
+        self.polled = true;
+        let frame = incoming.frame().await;
+        if frame.as_ref().is_none_or(Result::is_err) {
+            self.incoming = None;
+        }
+        frame
+    }
+
+    /// The next frame if it is there already; `None` if not. The caller awaits [`Self::frame`]
+    /// next, because nobody is woken on behalf of this call.
+    #[expect(
+        clippy::option_option,
+        reason = "not yet, and no more, are two answers"
+    )]
+    pub(crate) fn frame_now(&mut self) -> Option<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let mut context = Context::from_waker(Waker::noop());
+        match std::pin::pin!(self.frame()).poll(&mut context) {
+            Poll::Ready(frame) => Some(frame),
+            Poll::Pending => None,
+        }
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        let rest = self.incoming.take().filter(|body| !body.is_end_stream());
+        let mut home = self.home.unread();
+        home.body = rest;
+        home.polled |= self.polled;
+    }
+}

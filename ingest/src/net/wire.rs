@@ -1,0 +1,222 @@
+//! The connection's byte stream as hyper sees it.
+//!
+//! It adds three things to the socket: bytes that were read to tell HTTP/1 from HTTP/2 are read
+//! again; a request's head must arrive within the header timeout although hyper's own timer also
+//! covers the idle time before it; and closing lingers, because Linux answers data that arrives
+//! for a closed socket with a reset, which can destroy the refusal that the client has not read.
+
+use std::future::Future;
+use std::io;
+use std::net::Shutdown;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+/// What a lingering close may read and throw away, and for how long.
+const LINGER_BYTES_MAX: u64 = 64 << 20;
+const LINGER_MAX: Duration = Duration::from_secs(5);
+/// The same for a connection on which no body was left unread: only a late byte can come.
+const FAREWELL_BYTES_MAX: u64 = 1 << 20;
+const FAREWELL_MAX: Duration = Duration::from_secs(1);
+
+/// What the connection and the requests on it tell each other.
+#[derive(Debug, Default)]
+pub(crate) struct Phase {
+    /// A request is being answered: what is read now is body, not head.
+    pub(crate) in_request: AtomicBool,
+    /// Heads that have arrived whole.
+    pub(crate) heads: AtomicU64,
+    /// The client still sends a body that nobody will read.
+    pub(crate) body_left: AtomicBool,
+}
+
+/// See the module's documentation.
+pub(crate) struct Wire {
+    socket: Arc<TcpStream>,
+    prefix: Bytes,
+    phase: Arc<Phase>,
+    header_timeout: Duration,
+    head_deadline: Option<Pin<Box<Sleep>>>,
+    /// Heads that had arrived whole when the deadline was armed.
+    heads_before: u64,
+    lingerers: Arc<Semaphore>,
+    closing: Option<Closing>,
+}
+
+struct Closing {
+    bytes_left: u64,
+    deadline: Pin<Box<Sleep>>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Wire {
+    pub(crate) fn new(
+        socket: Arc<TcpStream>,
+        prefix: Bytes,
+        phase: Arc<Phase>,
+        header_timeout: Duration,
+        lingerers: Arc<Semaphore>,
+    ) -> Self {
+        let head_deadline = None;
+        Self {
+            socket,
+            prefix,
+            phase,
+            header_timeout,
+            head_deadline,
+            heads_before: 0,
+            lingerers,
+            closing: None,
+        }
+    }
+
+    /// Arms the head's deadline at its first byte and reports when it has passed.
+    fn poll_head_deadline(&mut self, cx: &mut Context<'_>, read: bool) -> io::Result<()> {
+        let heads = self.phase.heads.load(Ordering::Relaxed);
+        let in_request = self.phase.in_request.load(Ordering::Relaxed);
+        if in_request || heads != self.heads_before {
+            self.heads_before = heads;
+            self.head_deadline = None;
+        }
+        if in_request {
+            return Ok(());
+        }
+        if read && self.head_deadline.is_none() {
+            let deadline = sleep_until(Instant::now() + self.header_timeout);
+            self.head_deadline = Some(Box::pin(deadline));
+        }
+        let Some(deadline) = &mut self.head_deadline else {
+            return Ok(());
+        };
+        match deadline.as_mut().poll(cx) {
+            Poll::Ready(()) => Err(io::ErrorKind::TimedOut.into()),
+            Poll::Pending => Ok(()),
+        }
+    }
+
+    fn poll_socket(&self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.socket.poll_read_ready(cx))?;
+            match self.socket.try_read_buf(buf) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                result => return Poll::Ready(result),
+            }
+        }
+    }
+
+    /// Ends the writing side and prepares to linger; `None` when enough others linger already.
+    fn start_closing(&self) -> io::Result<Option<Closing>> {
+        SockRef::from(&*self.socket).shutdown(Shutdown::Write)?;
+        let Ok(permit) = Arc::clone(&self.lingerers).try_acquire_owned() else {
+            return Ok(None);
+        };
+        let body_left = self.phase.body_left.load(Ordering::Relaxed);
+        let (bytes_left, time) = match body_left {
+            true => (LINGER_BYTES_MAX, LINGER_MAX),
+            false => (FAREWELL_BYTES_MAX, FAREWELL_MAX),
+        };
+        let deadline = Box::pin(sleep_until(Instant::now() + time));
+        Ok(Some(Closing {
+            bytes_left,
+            deadline,
+            _permit: permit,
+        }))
+    }
+
+    /// Reads and discards until the peer closes too, or a limit is reached.
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut scratch = [std::mem::MaybeUninit::uninit(); 16 << 10];
+        loop {
+            let Some(closing) = &mut self.closing else {
+                return Poll::Ready(());
+            };
+            if closing.deadline.as_mut().poll(cx).is_ready() || closing.bytes_left == 0 {
+                return Poll::Ready(());
+            }
+            let mut buf = ReadBuf::uninit(&mut scratch);
+            match ready!(self.poll_socket(cx, &mut buf)) {
+                Ok(0) | Err(_) => return Poll::Ready(()),
+                Ok(n) => {
+                    if let Some(closing) = &mut self.closing {
+                        closing.bytes_left = closing.bytes_left.saturating_sub(n as u64);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.prefix.has_remaining() {
+            let n = self.prefix.len().min(buf.remaining());
+            buf.put_slice(&self.prefix.split_to(n));
+            self.poll_head_deadline(cx, true)?;
+            return Poll::Ready(Ok(()));
+        }
+        match self.poll_socket(cx, buf) {
+            Poll::Ready(result) => {
+                let n = result?;
+                self.poll_head_deadline(cx, n > 0)?;
+                Poll::Ready(Ok(()))
+            }
+            Poll::Pending => {
+                self.poll_head_deadline(cx, false)?;
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[io::IoSlice::new(data)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.socket.poll_write_ready(cx))?;
+            match self.socket.try_write_vectored(data) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                result => return Poll::Ready(result),
+            }
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.closing.is_none() {
+            self.closing = self.start_closing()?;
+        }
+        ready!(self.poll_linger(cx));
+        Poll::Ready(Ok(()))
+    }
+}

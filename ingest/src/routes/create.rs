@@ -1,0 +1,86 @@
+//! `POST`: create an upload, with its first bytes if they come along.
+
+use std::sync::Arc;
+
+use http::StatusCode;
+use shared::size::Offset;
+use shared::time::UnixTime;
+use tracing::Instrument as _;
+use warp::reply::Response;
+
+use super::patch::append;
+use super::stored::{announce_expiry, new_record};
+use super::{Request, respond};
+use crate::append::{Append, Held};
+use crate::error::IngestError;
+use crate::ingest::Ingest;
+use crate::tus::concat::{Authorities, Site};
+use crate::tus::create::{self, Create, Plan};
+use crate::tus::patch::Reached;
+use crate::tus::stored::Kind;
+
+pub(super) async fn create(
+    ingest: &Arc<Ingest>,
+    request: Request,
+) -> Result<Response, IngestError> {
+    let capabilities = &ingest.capabilities;
+    let site = Site {
+        base: &ingest.base_path,
+        path: &request.path,
+        authorities: &Authorities::Any,
+    };
+    let create = Create::parse(&request.headers, request.body_size()?, &site, capabilities)?;
+    let plan = create.decide(&[], capabilities)?;
+    carry_out(ingest, request, plan).await
+}
+
+async fn carry_out(
+    ingest: &Arc<Ingest>,
+    request: Request,
+    plan: Plan,
+) -> Result<Response, IngestError> {
+    ingest
+        .uploads
+        .admit(plan.length.map_or(0, |length| length.0))?;
+    let now = UnixTime::now();
+    let record = new_record(
+        plan.length,
+        plan.finish,
+        &plan.metadata,
+        plan.concat.as_ref(),
+        now,
+    );
+    let (id, held) = ingest.uploads.create(record.clone()).await?;
+    let span = tracing::info_span!("create", upload_id = %id);
+    let filled = fill(ingest, request, held, &plan).instrument(span).await;
+    let reached = filled?;
+    let location = format!("{}{id}", ingest.base_path);
+    let offset = plan.first.is_some().then_some(reached.offset);
+    let mut fields = create::reply(&location, offset);
+    announce_expiry(&mut fields, &record, reached.complete, &ingest.capabilities);
+    Ok(respond(StatusCode::CREATED, fields))
+}
+
+/// Gives the new upload what came along, which may be nothing, and makes it durable.
+async fn fill(
+    ingest: &Arc<Ingest>,
+    request: Request,
+    held: Held,
+    plan: &Plan,
+) -> Result<Reached, IngestError> {
+    tracing::info!(length = plan.length.map(|length| length.0), "created");
+    if let Some(first) = &plan.first {
+        return append(ingest, request, held, first, plan.kind).await;
+    }
+    let complete = plan.complete_at_once();
+    let whole = plan.length.filter(|_| complete && plan.kind == Kind::Whole);
+    ingest
+        .uploads
+        .commit(Append::new(held, 0, true), whole)
+        .await?;
+    Ok(Reached {
+        offset: Offset(0),
+        length: plan.length,
+        complete,
+    })
+}

@@ -1,0 +1,123 @@
+//! Between the record on disk and what the protocol's decisions know of an upload.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::{HeaderMap, HeaderValue};
+use shared::lookup::{Found, State};
+use shared::record::{self, Record};
+use shared::size::Length;
+
+use crate::tus::capabilities::Capabilities;
+use crate::tus::expires;
+use crate::tus::metadata::{self, Metadata};
+use crate::tus::refusal::Refusal;
+use crate::tus::stored::{Finish, Kind, Stored};
+
+/// What a decision needs to know.
+///
+/// # Errors
+/// [`Refusal::Gone`] for an upload that was ended before it was delivered.
+pub(super) fn stored(found: &Found) -> Result<Stored, Refusal> {
+    match found.state() {
+        State::Terminated | State::Expired => Err(Refusal::Gone),
+        State::Receiving => Ok(of_record(&found.record)),
+        State::Queued
+        | State::Processing
+        | State::Deferred
+        | State::Held
+        | State::Delivered
+        | State::Failed
+        | State::Joined => Ok(Stored {
+            complete: true,
+            ..of_record(&found.record)
+        }),
+    }
+}
+
+/// The same for a record in `uploads/`.
+pub(super) fn of_record(record: &Record) -> Stored {
+    let is_full = record
+        .length
+        .is_some_and(|length| record.offset.reaches(length));
+    let kind = match () {
+        () if record.is_partial() => Kind::Partial,
+        () if record.is_final() => Kind::Final {
+            assembled: record.is_received(),
+        },
+        () => Kind::Whole,
+    };
+    let finish = match record.rest.finish {
+        record::Finish::AtLength => Finish::AtLength,
+        record::Finish::AtFlag => Finish::AtFlag,
+        record::Finish::Never => Finish::Never,
+    };
+    let complete = record.is_received() || (kind == Kind::Partial && is_full);
+    Stored {
+        offset: record.offset,
+        length: record.length,
+        complete,
+        kind,
+        finish,
+    }
+}
+
+/// What completes an upload, as the record says it.
+pub(super) fn finish_on_disk(finish: Finish) -> record::Finish {
+    match finish {
+        Finish::AtLength => record::Finish::AtLength,
+        Finish::AtFlag => record::Finish::AtFlag,
+        Finish::Never => record::Finish::Never,
+    }
+}
+
+/// The record of a new upload.
+pub(super) fn new_record(
+    length: Option<Length>,
+    finish: Finish,
+    metadata: &Metadata,
+    concat: Option<&HeaderValue>,
+    now: shared::time::UnixTime,
+) -> Record {
+    let mut record = Record::new(length, now);
+    record.rest.finish = finish_on_disk(finish);
+    for (key, value) in metadata.iter() {
+        match std::str::from_utf8(value) {
+            Ok(text) => record.rest.metadata.insert(key.to_owned(), text.to_owned()),
+            Err(_) => record
+                .rest
+                .metadata_base64
+                .insert(key.to_owned(), STANDARD.encode(value)),
+        };
+    }
+    let verbatim = |value: &HeaderValue| value.to_str().ok().map(str::to_owned);
+    record.rest.upload_metadata = metadata.verbatim().and_then(verbatim);
+    record.rest.upload_concat = concat.and_then(verbatim);
+    record
+}
+
+/// The client's own header fields, byte for byte where they were kept.
+pub(super) fn echo(record: &Record) -> (Option<HeaderValue>, Option<HeaderValue>) {
+    let rest = &record.rest;
+    let kept = |text: &Option<String>| {
+        text.as_deref()
+            .and_then(|text| HeaderValue::from_str(text).ok())
+    };
+    let metadata = kept(&rest.upload_metadata).or_else(|| {
+        // tussi keeps the values only.
+        let pairs = rest.metadata.iter();
+        metadata::serialize(pairs.map(|(key, value)| (key.as_str(), value.as_bytes())))
+    });
+    (metadata, kept(&rest.upload_concat))
+}
+
+/// Adds `Upload-Expires` where the upload will expire.
+pub(super) fn announce_expiry(
+    fields: &mut HeaderMap,
+    record: &Record,
+    complete: bool,
+    capabilities: &Capabilities,
+) {
+    let micros = u64::try_from(record.last_write.as_micros()).unwrap_or(0);
+    let last_write = std::time::UNIX_EPOCH + std::time::Duration::from_micros(micros);
+    expires::announce(fields, last_write, complete, capabilities);
+}

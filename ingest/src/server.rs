@@ -1,0 +1,154 @@
+//! The server from its first connection to its last.
+
+use std::io;
+use std::net::TcpListener;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use shared::durable;
+use shared::probe::{self, Expectations, ProbeError};
+use shared::spool::{Spool, SpoolError};
+use shared::startup::Shutdown;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::config::Config;
+use crate::ingest::Ingest;
+use crate::net::accept::accept;
+use crate::net::connection::{Shared, Timeouts};
+use crate::routes;
+use crate::uploads::Uploads;
+
+/// Connections that may linger at their end at a time; others are closed at once.
+const LINGERERS_MAX: usize = 256;
+
+/// After the drain time: for the last bytes to be synced and the last answers to be read.
+const LAST_WORDS: Duration = Duration::from_secs(7);
+
+/// Why the server could not start to serve.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The directory is no spool and cannot become one.
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
+    /// The filesystem below the spool lacks what the pipeline stands on.
+    #[error(transparent)]
+    Probe(#[from] ProbeError),
+    /// The spool cannot be read.
+    #[error("cannot use the spool")]
+    Uploads(#[source] io::Error),
+    /// The listener cannot be used with the runtime.
+    #[error("cannot accept connections")]
+    Listener(#[source] io::Error),
+    /// The file that tells the bound address could not be written.
+    #[error("cannot write the ready file")]
+    ReadyFile(#[source] io::Error),
+}
+
+/// A server whose spool has been tried out.
+pub struct Server {
+    config: Config,
+    uploads: Uploads,
+}
+
+impl Server {
+    /// Opens the spool, creating it where its parent exists.
+    ///
+    /// # Errors
+    /// Why it cannot be one. Nothing is bound yet.
+    pub fn open(config: Config) -> Result<Self, StartError> {
+        let args = &config.spool;
+        let options = shared::spool::Options {
+            durability: args.durability,
+            directory_mode: args.directory_mode.0,
+            file_mode: args.file_mode.0,
+        };
+        let spool = Spool::open(&args.spool, options)?;
+        let expect = Expectations {
+            file_mode: args.file_mode.0,
+            allow_overlay: args.allow_overlay,
+        };
+        let probe = probe::probe(spool.layout(), expect)?;
+        for warning in probe.warnings() {
+            warn!("{warning}");
+        }
+        if config.limits.size_max.is_none() {
+            warn!("no --max-size: one upload may take all space but --min-free");
+        }
+        info!(spool = %args.spool.display(), filesystem = %probe, "spool opened");
+        let free_bytes_min = config.limits.free_bytes_min;
+        let uploads = Uploads::new(Arc::new(spool), free_bytes_min, probe.fallocate);
+        Ok(Self {
+            uploads: uploads.map_err(StartError::Uploads)?,
+            config,
+        })
+    }
+
+    /// Serves `listener` until `shutdown` and all its consequences.
+    ///
+    /// Asked to stop, it accepts nobody any more and lets uploads go on for the drain time; then
+    /// it keeps what they have sent and tells them to come back. Asked again, it returns at once:
+    /// what is lost then is what a SIGKILL would cost.
+    ///
+    /// # Errors
+    /// When it cannot begin. Once it serves, it does so to its end.
+    pub async fn run(self, listener: TcpListener, shutdown: Shutdown) -> Result<(), StartError> {
+        let Self { config, uploads } = self;
+        let address = listener.local_addr().map_err(StartError::Listener)?;
+        listener
+            .set_nonblocking(true)
+            .map_err(StartError::Listener)?;
+        let listener = tokio::net::TcpListener::from_std(listener).map_err(StartError::Listener)?;
+        let cut = CancellationToken::new();
+        let ingest = Arc::new(Ingest::new(&config, uploads, cut.clone()));
+        let connections = config.connections;
+        let shared = Shared {
+            routes: warp::service(routes::routes(ingest)),
+            timeouts: Timeouts {
+                header: connections.header_timeout,
+                keep_alive: connections.keep_alive_timeout,
+            },
+            lingerers: Arc::new(Semaphore::new(LINGERERS_MAX)),
+        };
+        if let Some(path) = &config.ready_file {
+            announce(path, &address.to_string()).map_err(StartError::ReadyFile)?;
+        }
+        info!(%address, url = format!("http://{address}{}", config.base_path), "accepting uploads");
+        let ended = accept(listener, connections.max, shared, shutdown.draining()).await;
+        tokio::select! {
+            () = drain(ended, config.drain_timeout, &cut) => info!("stopped"),
+            () = shutdown.now() => warn!("stopped at once"),
+        }
+        Ok(())
+    }
+}
+
+async fn drain(ended: impl Future<Output = ()>, drain_timeout: Duration, cut: &CancellationToken) {
+    info!(
+        ?drain_timeout,
+        "stopping; uploads may go on for the drain time"
+    );
+    let mut ended = std::pin::pin!(ended);
+    if timeout(drain_timeout, ended.as_mut()).await.is_ok() {
+        return;
+    }
+    info!("the drain time is over; uploads are told to come back");
+    cut.cancel();
+    if timeout(LAST_WORDS, ended).await.is_err() {
+        warn!("some connections did not end in time");
+    }
+}
+
+/// Writes the bound address so that a reader sees all of it or nothing.
+fn announce(path: &Path, address: &str) -> io::Result<()> {
+    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    let mut hidden = std::ffi::OsString::from(".");
+    hidden.push(name);
+    hidden.push(format!(".{}", std::process::id()));
+    let temporary = path.with_file_name(hidden);
+    std::fs::write(&temporary, format!("{address}\n"))?;
+    durable::rename(&temporary, path).map_err(|error| error.source)
+}

@@ -1,0 +1,209 @@
+//! The uploads in the spool, as requests need them: create, look, hold, commit, terminate.
+//!
+//! No header and no status code. What blocks for long (a sync) runs on a thread for that, and to
+//! its end: who asked may be gone by then, the upload is whole all the same.
+
+use std::fs::File;
+use std::sync::Arc;
+use std::time::Duration;
+
+use shared::durable::{self, DiskError};
+use shared::ending::{self, End};
+use shared::handover::{self, Recovered};
+use shared::id::UploadId;
+use shared::layout::{DataAt, Dir, RecordAt};
+use shared::lookup::{self, Found};
+use shared::receive::{NewData, Open, Receiving};
+use shared::record::{Place, Record};
+use shared::size::Length;
+use shared::spool::Spool;
+use shared::time::UnixTime;
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, sleep};
+
+use crate::append::{Append, Held};
+use crate::error::IngestError;
+use crate::ledger::Ledger;
+use crate::space::Space;
+use crate::tus::refusal::Refusal;
+use crate::writers::Writers;
+
+/// How long a question waits for a writer of this process to publish what arrived.
+const PUBLISH_PATIENCE: Duration = Duration::from_millis(250);
+/// A silent holder in another process gives its lock up after 500 ms of silence.
+const HOLD_PATIENCE: Duration = Duration::from_millis(1200);
+const HOLD_RETRY: Duration = Duration::from_millis(20);
+/// How long HEAD waits for a hand-over that another request is making.
+const FINISH_PATIENCE: Duration = Duration::from_secs(1);
+
+/// All uploads of one spool.
+pub(crate) struct Uploads {
+    spool: Arc<Spool>,
+    writers: Arc<Writers>,
+    space: Space,
+}
+
+impl Uploads {
+    pub(crate) fn new(
+        spool: Arc<Spool>,
+        free_bytes_min: u64,
+        reserves: bool,
+    ) -> std::io::Result<Self> {
+        let dir = File::open(spool.layout().dir(Dir::Uploads))?;
+        let space = Space::new(dir, free_bytes_min, reserves);
+        Ok(Self {
+            spool,
+            writers: Arc::default(),
+            space,
+        })
+    }
+
+    /// The record of an upload, wherever it is; of one that is being written, with every byte that
+    /// has arrived in this process.
+    pub(crate) async fn look(&self, id: UploadId) -> Result<Found, IngestError> {
+        self.writers.publish(id, PUBLISH_PATIENCE).await;
+        if let Some(found) = lookup::find_once(&self.spool, id)? {
+            return Ok(found);
+        }
+        sleep(lookup::SECOND_LOOK_AFTER).await;
+        let found = lookup::find_once(&self.spool, id)?;
+        found.ok_or_else(|| Refusal::NotFound.into())
+    }
+
+    /// The same; an upload that has all its bytes is handed over first, so that what is told of it
+    /// is true for good.
+    pub(crate) async fn look_whole(&self, id: UploadId) -> Result<Found, IngestError> {
+        let found = self.look(id).await?;
+        let may_be_left = matches!(found.at, RecordAt::Uploads | RecordAt::Completed);
+        if !may_be_left || !found.record.is_received() || !self.is_in_uploads(id)? {
+            return Ok(found);
+        }
+        self.finish(id).await?;
+        self.look(id).await
+    }
+
+    /// Takes an upload for writing: from nobody, or from a holder whose client is silent. `None`
+    /// if it is not (or no longer) being received.
+    pub(crate) async fn hold(&self, id: UploadId) -> Result<Option<Held>, IngestError> {
+        let seat = self
+            .writers
+            .take_seat(id)
+            .await
+            .map_err(|_| Refusal::Locked)?;
+        let deadline = Instant::now() + HOLD_PATIENCE;
+        loop {
+            match Receiving::open(&self.spool, id, UnixTime::now())? {
+                Open::Held(receiving) => {
+                    let ledger = Ledger::of_receiving(&self.spool, receiving)?;
+                    return Ok(Some(Held {
+                        ledger,
+                        seat,
+                        is_new: false,
+                    }));
+                }
+                Open::Missing => return Ok(None),
+                Open::Busy if deadline <= Instant::now() => return Err(Refusal::Locked.into()),
+                Open::Busy => sleep(HOLD_RETRY).await,
+            }
+        }
+    }
+
+    /// Refuses an upload, or the rest of one, for which there is no space.
+    pub(crate) fn admit(&self, bytes: u64) -> Result<(), Refusal> {
+        self.space.admit(bytes)
+    }
+
+    /// Sets space aside for an upload whose length has just become known.
+    pub(crate) fn reserve(&self, ledger: &Ledger, length: Length) -> Result<(), DiskError> {
+        self.space
+            .reserve(ledger.data(), ledger.path(), Some(length))
+    }
+
+    /// Gives a new upload its data file and takes it for writing. Its record comes with its first
+    /// commit; until then nobody finds it, and who dies leaves an orphan to the janitor.
+    pub(crate) async fn create(&self, record: Record) -> Result<(UploadId, Held), IngestError> {
+        let new = NewData::create(&self.spool)?;
+        let id = new.id();
+        if let Err(error) = self
+            .space
+            .reserve(new.data(), &new.data_path(), record.length)
+        {
+            new.discard()?;
+            return Err(error.into());
+        }
+        let seat = self
+            .writers
+            .take_seat(id)
+            .await
+            .map_err(|_| Refusal::Locked)?;
+        let ledger = Ledger::of_new(&self.spool, new, record)?;
+        Ok((
+            id,
+            Held {
+                ledger,
+                seat,
+                is_new: true,
+            },
+        ))
+    }
+
+    /// Makes what was written count, and hands the upload over if it is complete at `whole`.
+    pub(crate) async fn commit(
+        &self,
+        mut append: Append,
+        whole: Option<Length>,
+    ) -> Result<(), IngestError> {
+        append.settle().await?;
+        let durability = self.spool.durability();
+        let syncs = durability.syncs_patches() || (durability.syncs_finish() && whole.is_some());
+        let job = move || conclude(append, whole);
+        if syncs {
+            spawn_blocking(job).await??
+        } else {
+            job()?
+        }
+        Ok(())
+    }
+
+    /// Finishes a hand-over that was interrupted, if there is one to finish: an upload that has all
+    /// its bytes is never left lying. `Err(Locked)` while somebody else is at it.
+    async fn finish(&self, id: UploadId) -> Result<(), IngestError> {
+        let deadline = Instant::now() + FINISH_PATIENCE;
+        loop {
+            let spool = Arc::clone(&self.spool);
+            let recover = move || handover::recover(&spool, id, UnixTime::now());
+            match spawn_blocking(recover).await?? {
+                Recovered::Busy if Instant::now() < deadline => sleep(HOLD_RETRY).await,
+                Recovered::Busy => return Err(Refusal::Locked.into()),
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    /// Ends an upload at its client's word.
+    pub(crate) async fn terminate(&self, id: UploadId) -> Result<End, IngestError> {
+        // A writer whose client is silent leaves; the bytes of one that receives are wanted.
+        let _seat = self
+            .writers
+            .take_seat(id)
+            .await
+            .map_err(|_| Refusal::Locked)?;
+        let spool = Arc::clone(&self.spool);
+        let end = move || ending::end(&spool, id, Place::Terminated, UnixTime::now());
+        Ok(spawn_blocking(end).await??)
+    }
+
+    /// Whether the data of an upload is still among those being received.
+    fn is_in_uploads(&self, id: UploadId) -> Result<bool, DiskError> {
+        let path = self.spool.layout().data(id, DataAt::Uploads);
+        Ok(durable::stat(&path)?.is_some())
+    }
+}
+
+/// The last that is done with an upload's files; they are given up at its end.
+fn conclude(mut append: Append, whole: Option<Length>) -> Result<(), DiskError> {
+    match whole {
+        Some(length) => append.hand_over(length),
+        None => append.publish_now(),
+    }
+}

@@ -1,0 +1,175 @@
+use super::server::{BYTES, TUS, TestServer, head, patch, path_of};
+
+fn post(fields: &str, body: &str) -> String {
+    let length = body.len();
+    format!(
+        "POST /files/ HTTP/1.1\r\nHost: x\r\n{TUS}{fields}Content-Length: {length}\r\n\r\n{body}"
+    )
+}
+
+#[test]
+fn an_upload_is_created_filled_and_handed_over_whole() {
+    let server = TestServer::start(&[]);
+    let upload = server.create(11);
+    server
+        .ask(head(&upload))
+        .expect(200, &[("Upload-Offset", "0"), ("Upload-Length", "11")]);
+    server
+        .ask(patch(&upload, 0, b"hello"))
+        .expect(204, &[("Upload-Offset", "5")]);
+    server
+        .ask(patch(&upload, 3, b"lo"))
+        .expect(409, &[("Upload-Offset", "5")]);
+    server
+        .ask(patch(&upload, 5, b" world"))
+        .expect(204, &[("Upload-Offset", "11")]);
+    assert_eq!(server.completed(&upload), b"hello world");
+    server
+        .ask(head(&upload))
+        .expect(200, &[("Upload-Offset", "11"), ("Upload-Length", "11")]);
+    server
+        .ask(patch(&upload, 11, b""))
+        .expect(204, &[("Upload-Offset", "11")]);
+}
+
+#[test]
+fn an_upload_may_come_with_its_creation_in_whole_or_in_part() {
+    for durability in ["every-patch", "on-finish", "none"] {
+        let server = TestServer::start(&["--durability", durability]);
+        let whole = server.ask(post(&format!("{BYTES}Upload-Length: 5\r\n"), "hello"));
+        let whole = whole.expect(201, &[("Upload-Offset", "5")]);
+        assert_eq!(
+            server.completed(&path_of(whole.header("location").unwrap())),
+            b"hello"
+        );
+        let part = server.ask(post(&format!("{BYTES}Upload-Length: 5\r\n"), "hel"));
+        let part = part.expect(201, &[("Upload-Offset", "3")]);
+        let part = path_of(part.header("location").unwrap());
+        server.ask(patch(&part, 3, b"lo")).expect(204, &[]);
+        assert_eq!(server.completed(&part), b"hello");
+        let empty = server
+            .ask(post("Upload-Length: 0\r\n", ""))
+            .expect(201, &[]);
+        assert_eq!(
+            server.completed(&path_of(empty.header("location").unwrap())),
+            b""
+        );
+    }
+}
+
+#[test]
+fn a_length_may_be_told_later_and_then_not_be_changed() {
+    let server = TestServer::start(&[]);
+    let created = server
+        .ask(post("Upload-Defer-Length: 1\r\n", ""))
+        .expect(201, &[]);
+    let upload = path_of(created.header("location").unwrap());
+    server
+        .ask(head(&upload))
+        .expect(200, &[("Upload-Defer-Length", "1")]);
+    server
+        .ask(patch(&upload, 0, b"abc"))
+        .expect(204, &[("Upload-Offset", "3")]);
+    let telling = |at: usize, length: usize, body: &str| {
+        format!(
+            "PATCH {upload} HTTP/1.1\r\nHost: x\r\n{TUS}{BYTES}Upload-Offset: {at}\r\n\
+             Upload-Length: {length}\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+    };
+    server.ask(telling(3, 2, "")).expect(413, &[]);
+    server
+        .ask(telling(3, 6, ""))
+        .expect(204, &[("Upload-Offset", "3")]);
+    server
+        .ask(head(&upload))
+        .expect(200, &[("Upload-Length", "6")]);
+    server.ask(telling(3, 7, "defg")).expect(400, &[]);
+    server
+        .ask(telling(3, 6, "def"))
+        .expect(204, &[("Upload-Offset", "6")]);
+    assert_eq!(server.completed(&upload), b"abcdef");
+}
+
+#[test]
+fn metadata_is_kept_echoed_and_written_for_the_consumer() {
+    let server = TestServer::start(&[]);
+    let metadata = "filename d29ybGQucGRm,empty,bin /w==";
+    let created = server.ask(post(
+        &format!("Upload-Length: 0\r\nUpload-Metadata: {metadata}\r\n"),
+        "",
+    ));
+    let upload = path_of(created.expect(201, &[]).header("location").unwrap());
+    server
+        .ask(head(&upload))
+        .expect(200, &[("Upload-Metadata", metadata)]);
+    let id = upload.rsplit('/').next().unwrap();
+    let record = std::fs::read(server.path("completed").join(format!("{id}.meta"))).unwrap();
+    let record: serde_json::Value = serde_json::from_slice(&record).unwrap();
+    assert_eq!(record["metadata"]["filename"], "world.pdf");
+    assert_eq!(record["metadata"]["empty"], "");
+    assert_eq!(record["metadata_base64"]["bin"], "/w==");
+}
+
+#[test]
+fn a_terminated_upload_is_gone() {
+    let server = TestServer::start(&[]);
+    let upload = server.create(5);
+    server.ask(patch(&upload, 0, b"hel")).expect(204, &[]);
+    let delete = format!("DELETE {upload} HTTP/1.1\r\nHost: x\r\n{TUS}\r\n");
+    server
+        .ask(&delete)
+        .expect(204, &[("Tus-Resumable", "1.0.0")]);
+    server.ask(&delete).expect(410, &[]);
+    server.ask(head(&upload)).expect(410, &[]);
+    server.ask(patch(&upload, 3, b"lo")).expect(410, &[]);
+    assert_eq!(
+        std::fs::read_dir(server.path("uploads")).unwrap().count(),
+        0
+    );
+}
+
+#[test]
+fn what_does_not_exist_is_not_found_and_says_so_in_tus() {
+    let server = TestServer::start(&[]);
+    for path in [
+        "/files/0193a5f0-1c2d-7e3f-8a4b-5c6d7e8f9a0b",
+        "/files/0193A5F0-1C2D-7E3F-8A4B-5C6D7E8F9A0B",
+        "/files/..%2f..%2fetc",
+        "/files/x",
+        "/elsewhere",
+    ] {
+        server
+            .ask(head(path))
+            .expect(404, &[("Tus-Resumable", "1.0.0")]);
+    }
+}
+
+#[test]
+fn an_upload_that_would_not_fit_is_refused_before_it_exists() {
+    let server = TestServer::start(&["--max-size", "10"]);
+    server
+        .ask(post("Upload-Length: 11\r\n", ""))
+        .expect(413, &[]);
+    let server = TestServer::start(&["--min-free", "8EiB"]);
+    server
+        .ask(post("Upload-Length: 11\r\n", ""))
+        .expect(507, &[]);
+    let huge = format!("Upload-Length: {}\r\n", i64::MAX);
+    TestServer::start(&[]).ask(post(&huge, "")).expect(507, &[]);
+    assert_eq!(
+        std::fs::read_dir(server.path("uploads")).unwrap().count(),
+        0
+    );
+}
+
+#[test]
+fn a_method_may_be_overridden() {
+    let server = TestServer::start(&[]);
+    let upload = server.create(5);
+    let request = format!(
+        "POST {upload} HTTP/1.1\r\nHost: x\r\n{TUS}{BYTES}X-HTTP-Method-Override: PATCH\r\n\
+         Upload-Offset: 0\r\nContent-Length: 5\r\n\r\nhello"
+    );
+    server.ask(request).expect(204, &[("Upload-Offset", "5")]);
+}

@@ -1,0 +1,11 @@
+//! The server in this process, spoken to over raw sockets: no client library hides a byte.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
+mod connections;
+mod create;
+mod http;
+mod resume;
+mod server;
+mod shutdown;
+mod takeover;

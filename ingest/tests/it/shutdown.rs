@@ -1,0 +1,59 @@
+use super::server::{TestServer, patch, patch_head, wait_until};
+
+#[test]
+fn a_running_upload_ends_in_the_drain_time_and_nobody_new_is_let_in() {
+    let mut server = TestServer::start(&[]);
+    let upload = server.create(10);
+    let mut idle = server.connect();
+    idle.send("OPTIONS /files/ HTTP/1.1\r\nHost: x\r\n\r\n");
+    idle.response().expect(204, &[]);
+    let mut running = server.connect();
+    running.send(patch_head(&upload, 0, 10));
+    running.send("hello");
+    wait_until("the bytes have arrived", || server.offset(&upload) == 5);
+    server.stop();
+    assert!(idle.is_closed());
+    wait_until("the listener is closed", || {
+        std::net::TcpStream::connect(server.address).is_err()
+    });
+    running.send("world");
+    running
+        .response()
+        .expect(204, &[("Upload-Offset", "10"), ("Connection", "close")]);
+    server.join();
+    assert_eq!(server.completed(&upload), b"helloworld");
+}
+
+#[test]
+fn after_the_drain_time_bytes_are_kept_and_the_client_is_told_to_come_back() {
+    let mut server = TestServer::start(&["--drain-timeout", "200ms"]);
+    let upload = server.create(10);
+    let mut running = server.connect();
+    running.send(patch_head(&upload, 0, 10));
+    running.send("hello");
+    wait_until("the bytes have arrived", || server.offset(&upload) == 5);
+    server.stop();
+    running
+        .response()
+        .expect(503, &[("Retry-After", "1"), ("Connection", "close")]);
+    drop(running);
+    server.join();
+    let server = server.beside(&[]);
+    assert_eq!(server.offset(&upload), 5);
+    server.ask(patch(&upload, 5, b"world")).expect(204, &[]);
+    assert_eq!(server.completed(&upload), b"helloworld");
+}
+
+#[test]
+fn asked_twice_the_server_ends_at_once() {
+    let mut server = TestServer::start(&["--drain-timeout", "1h"]);
+    let upload = server.create(10);
+    let mut running = server.connect();
+    running.send(patch_head(&upload, 0, 10));
+    running.send("hello");
+    wait_until("the bytes have arrived", || server.offset(&upload) == 5);
+    server.stop();
+    server.stop();
+    server.join();
+    assert_eq!(server.beside(&[]).offset(&upload), 5);
+}

@@ -1,0 +1,126 @@
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::server::{TestServer, head, patch, patch_head};
+
+#[test]
+fn head_knows_every_byte_of_a_silent_connection_and_the_next_patch_goes_on() {
+    let server = TestServer::start(&[]);
+    let upload = server.create(11);
+    let mut silent = server.connect();
+    silent.send(patch_head(&upload, 0, 11));
+    silent.send("hello");
+    super::server::wait_until("HEAD knows", || server.offset(&upload) == 5);
+    server
+        .ask(patch(&upload, 0, b"x"))
+        .expect(409, &[("Upload-Offset", "5")]);
+    server
+        .ask(patch(&upload, 5, b" world"))
+        .expect(204, &[("Upload-Offset", "11")]);
+    assert_eq!(server.completed(&upload), b"hello world");
+    silent
+        .response()
+        .expect(423, &[("Retry-After", "1"), ("Connection", "close")]);
+}
+
+#[test]
+fn a_receiving_connection_is_not_robbed() {
+    let server = TestServer::start(&[]);
+    let upload = server.create(2_000);
+    let mut first = server.connect();
+    first.send(patch_head(&upload, 0, 1_000));
+    let mut second = server.connect();
+    let asked = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..1_000 {
+                first.send("a");
+                if !asked.load(Ordering::Relaxed) {
+                    std::thread::sleep(std::time::Duration::from_millis(3));
+                }
+            }
+        });
+        super::server::wait_until("bytes arrive", || server.offset(&upload) > 0);
+        // Whatever offset HEAD told, the holder has moved on or still receives.
+        let offset = usize::try_from(server.offset(&upload)).unwrap();
+        second.send(patch(&upload, offset, b"bbb"));
+        let refused = second.response();
+        asked.store(true, Ordering::Relaxed);
+        assert!(matches!(refused.status, 409 | 423), "{refused:?}");
+    });
+    first.response().expect(204, &[("Upload-Offset", "1000")]);
+}
+
+#[test]
+fn of_two_patches_at_one_offset_one_wins_and_bytes_are_never_mixed() {
+    let one = TestServer::start(&[]);
+    let other = one.beside(&[]);
+    for round in 0..10 {
+        let upload = one.create(300_000);
+        // In one process and in two.
+        let servers = if round % 2 == 0 {
+            [&one, &one]
+        } else {
+            [&one, &other]
+        };
+        let bodies = [vec![b'a'; 300_000], vec![b'b'; 300_000]];
+        let mut statuses: Vec<u16> = std::thread::scope(|scope| {
+            let asked = servers.iter().zip(&bodies);
+            let asked: Vec<_> = asked
+                .map(|(server, body)| {
+                    let upload = &upload;
+                    scope.spawn(move || server.ask(patch(upload, 0, body)).status)
+                })
+                .collect();
+            asked
+                .into_iter()
+                .map(|answer| answer.join().unwrap())
+                .collect()
+        });
+        statuses.sort_unstable();
+        assert_eq!(statuses[0], 204, "{statuses:?}");
+        assert!(matches!(statuses[1], 409 | 423), "{statuses:?}");
+        let kept = one.completed(&upload);
+        assert!(bodies.contains(&kept), "bytes of both, or not all");
+    }
+}
+
+#[test]
+fn an_upload_goes_on_in_another_process_while_its_first_connection_is_silent() {
+    let one = TestServer::start(&[]);
+    let other = one.beside(&[]);
+    let upload = one.create(11);
+    let mut silent = one.connect();
+    silent.send(patch_head(&upload, 0, 11));
+    silent.send("hello");
+    super::server::wait_until("the silent holder has published", || {
+        other.offset(&upload) == 5
+    });
+    super::server::wait_until("the silent holder lets go", || {
+        other.ask(patch(&upload, 5, b" wor")).status == 204
+    });
+    // What comes late from the first must not be written over it.
+    silent.send("XXXXXX");
+    silent.response().expect(423, &[]);
+    one.ask(head(&upload))
+        .expect(200, &[("Upload-Offset", "9")]);
+    one.ask(patch(&upload, 9, b"ld")).expect(204, &[]);
+    assert_eq!(one.completed(&upload), b"hello world");
+}
+
+#[test]
+fn a_holder_that_was_silent_goes_on_if_nobody_came() {
+    let server = TestServer::start(&[]);
+    let upload = server.create(11);
+    let mut slow = server.connect();
+    slow.send(patch_head(&upload, 0, 11));
+    slow.send("hello");
+    let data = server
+        .path("uploads")
+        .join(upload.rsplit('/').next().unwrap());
+    super::server::wait_until("the lock is given up", || {
+        std::fs::File::open(&data).unwrap().try_lock().is_ok()
+    });
+    slow.send(" world");
+    slow.response().expect(204, &[("Upload-Offset", "11")]);
+    assert_eq!(server.completed(&upload), b"hello world");
+}
