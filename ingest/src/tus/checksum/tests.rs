@@ -227,3 +227,21 @@ proptest! {
         prop_assert!(!matches!(announced, Ok(None)));
     }
 }
+
+#[test]
+fn a_digest_that_differs_in_one_bit_or_in_length_is_a_mismatch() {
+    for algorithm in Algorithm::ALL {
+        let digest = Hasher::new(algorithm).finish();
+        let announced = Announced {
+            algorithm,
+            digest: digest.clone(),
+        };
+        assert_eq!(announced.verify(&digest), Ok(()));
+        for bit in 0..digest.len() * 8 {
+            let mut other = digest.clone();
+            other[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(announced.verify(&other), Err(Refusal::ChecksumMismatch));
+        }
+        assert!(announced.verify(&digest[1..]).is_err() && announced.verify(&[]).is_err());
+    }
+}
