@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use indicatif::{HumanBytes, HumanDuration, MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{
+    HumanBytes, HumanDuration, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle,
+};
 use tokio::task::AbortHandle;
 
 /// Between two progress lines of one file.
@@ -69,12 +71,25 @@ impl Display {
         });
     }
 
-    /// Runs something that writes to the terminal or reads from it.
+    /// Runs something short that writes to the terminal.
     pub(crate) fn beside_the_bars<T>(&self, act: impl FnOnce() -> T) -> T {
         match self {
             Self::Bars { all, .. } => all.suspend(act),
             Self::Lines | Self::Quiet => act(),
         }
+    }
+
+    /// Runs something that waits for the user. The bars are hidden and not suspended: that would hold
+    /// their lock, and with it the transfers that report to them.
+    pub(crate) fn without_bars<T>(&self, act: impl FnOnce() -> T) -> T {
+        let Self::Bars { all, .. } = self else {
+            return act();
+        };
+        all.clear().ok();
+        all.set_draw_target(ProgressDrawTarget::hidden());
+        let answer = act();
+        all.set_draw_target(ProgressDrawTarget::stderr());
+        answer
     }
 
     /// Begins to show a file; `length` is unknown for pipes.

@@ -129,7 +129,7 @@ async fn wanted(session: &Session, shown: &str, done: u64, length: u64) -> bool 
     let question = format!("{shown} was uploaded to {percent} % before. Resume? [Y/n] ");
     let display = session.display.clone();
     let asked = tokio::task::spawn_blocking(move || {
-        display.beside_the_bars(|| {
+        display.without_bars(|| {
             write!(io::stderr(), "{question}").ok();
             let mut line = String::new();
             io::stdin()

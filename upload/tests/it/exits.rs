@@ -31,6 +31,15 @@ fn a_refused_patch_is_final() {
 }
 
 #[test]
+fn a_refusal_is_understood_although_the_data_is_still_on_its_way() {
+    let stub = Stub::with_faults("creation", &[("PATCH", Fault::Early(413, "too-large: no"))]);
+    let client = Client::of(stub.endpoint());
+    client.file("file", &noise(20_000_000));
+    let ended = client.run(&["file"]).expect(3);
+    assert!(ended.err.contains("413: too-large: no"), "{}", ended.err);
+}
+
+#[test]
 fn a_redirect_is_explained() {
     let redirect = Fault::Answer(301, &[("Location", "https://elsewhere/files/")], "");
     let stub = Stub::with_faults("creation", &[("OPTIONS", redirect)]);

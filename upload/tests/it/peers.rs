@@ -273,6 +273,68 @@ fn the_node_server_gets_every_file_whole() {
     cut_connections_are_resumed(&peer, &[]);
 }
 
+/// A certificate for this computer, and its key.
+fn certificate(directory: &Path) -> [PathBuf; 2] {
+    let paths = ["certificate.pem", "key.pem"].map(|name| directory.join(name));
+    must(
+        Command::new("openssl")
+            .args([
+                "req",
+                "-x509",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:P-256",
+            ])
+            .args(["-nodes", "-days", "2", "-subj", "/CN=localhost"])
+            .args(["-addext", "subjectAltName=IP:127.0.0.1"])
+            .args(["-addext", "basicConstraints=critical,CA:FALSE"])
+            .args([
+                "-out".as_ref(),
+                paths[0].as_os_str(),
+                "-keyout".as_ref(),
+                paths[1].as_os_str(),
+            ]),
+    );
+    paths
+}
+
+#[test]
+fn a_certificate_must_be_trusted_or_waived() {
+    if !wanted("tusd with TLS", "go") || !wanted("tusd with TLS", "openssl") {
+        return;
+    }
+    let keys = tempfile::tempdir().unwrap();
+    let [certificate, key] = certificate(keys.path());
+    let binary = tusd();
+    let peer = Peer::start(|port, directory| {
+        let mut command = Command::new(binary);
+        command.args(["-host", "127.0.0.1", "-port", port, "-base-path", "/files/"]);
+        command
+            .arg("-tls-certificate")
+            .arg(&certificate)
+            .arg("-tls-key")
+            .arg(key);
+        command.arg("-upload-dir").arg(directory);
+        command
+    });
+    let client = Client::of(format!("https://{}/files/", peer.address));
+    client.file("file", &noise(500_000));
+    let ended = client.run(&["file"]).expect(4);
+    assert!(ended.err.contains("certificate"), "{}", ended.err);
+    assert!(!ended.err.contains("trying again"), "{}", ended.err);
+    for trust in [
+        &["--cacert", certificate.to_str().unwrap()][..],
+        &["--insecure"],
+    ] {
+        let ended = client.run(&[&["file", "--json"], trust].concat()).expect(0);
+        assert!(
+            peer.contents(&ended.out) == noise(500_000),
+            "it arrived otherwise"
+        );
+    }
+}
+
 #[test]
 fn uploads_are_removed_from_other_servers_and_their_states_are_not_waited_for() {
     if !wanted("tusd", "go") {

@@ -309,6 +309,18 @@ fn settings_come_from_the_environment_one_a_line() {
 }
 
 #[test]
+fn a_proxy_named_by_the_environment_is_used() {
+    let proxy = Stub::start(EVERYTHING);
+    let client = Client::of("http://nowhere.invalid/files/".to_owned());
+    client.file("file", &noise(300_000));
+    let mut command = client.command(&["file"]);
+    command.env("HTTP_PROXY", format!("http://{}", proxy.address));
+    assert!(command.output().unwrap().status.success());
+    assert_eq!(proxy.only_upload().data, noise(300_000));
+    assert_eq!(proxy.world().log[0].headers["host"], "nowhere.invalid");
+}
+
+#[test]
 fn a_file_of_any_size_takes_little_memory() {
     let stub = Stub::with_faults("creation", &[("PATCH", Fault::Delay)]);
     stub.world().discards = true;

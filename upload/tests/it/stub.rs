@@ -19,6 +19,8 @@ const DEADLINE: Duration = Duration::from_secs(30);
 pub(crate) enum Fault {
     /// Answers with this status, these headers and this text, and does nothing.
     Answer(u16, &'static [(&'static str, &'static str)], &'static str),
+    /// Answers so before it reads the body, which it then reads and drops.
+    Early(u16, &'static str),
     /// Keeps this many bytes of the body, then closes the connection.
     CutBody(usize),
     /// Does what it should, then closes the connection without a word.
@@ -173,6 +175,12 @@ impl Stub {
         reader: &mut BufReader<TcpStream>,
         fault: Option<Fault>,
     ) -> Option<String> {
+        if let Some(Fault::Early(status, text)) = fault {
+            let answer = reply(status, NONE, text);
+            reader.get_mut().write_all(answer.as_bytes()).ok()?;
+            std::io::copy(reader, &mut std::io::sink()).ok();
+            return None;
+        }
         let keep = match fault {
             Some(Fault::CutBody(most) | Fault::Hold(most)) => most,
             _ => usize::MAX,
@@ -234,7 +242,7 @@ impl Request {
         let mut words = line.split_whitespace();
         let mut request = Self {
             method: words.next()?.to_owned(),
-            path: words.next()?.to_owned(),
+            path: path_of(words.next()?).to_owned(),
             ..Self::default()
         };
         loop {
@@ -410,6 +418,14 @@ impl World {
             }
         }
     }
+}
+
+/// A proxy is asked for a whole URL.
+fn path_of(target: &str) -> &str {
+    let after_host = target
+        .strip_prefix("http://")
+        .and_then(|rest| rest.find('/'));
+    after_host.map_or(target, |at| target.split_at("http://".len() + at).1)
 }
 
 /// CRC-32 alone: what the other algorithms give is checked where they are computed.
