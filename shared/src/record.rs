@@ -217,6 +217,9 @@ struct OnDisk {
     rest: Rest,
 }
 
+/// How the reason begins if a record's format is unknown because it is newer.
+const NEWER: &str = "newer format";
+
 impl Record {
     /// The record of a new upload.
     #[must_use]
@@ -392,7 +395,7 @@ impl Record {
         }
         let disk: OnDisk = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
         if let Some(format) = disk.format.filter(|&format| FORMAT < format) {
-            return Err(format!("format {format} is newer than {FORMAT}"));
+            return Err(format!("{NEWER} {format}, known is {FORMAT}"));
         }
         if disk.length.is_some_and(|length| length.0 < disk.offset.0) {
             return Err("offset past the length".to_owned());

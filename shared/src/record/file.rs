@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::{HEAD_LEN, RECORD_MAX, Record, is_torn};
+use super::{HEAD_LEN, NEWER, RECORD_MAX, Record, is_torn};
 use crate::durable::{self, DiskError, OnPath};
 
 /// Why a file is not a record.
@@ -29,6 +29,12 @@ impl RecordError {
     #[must_use]
     pub fn is_missing(&self) -> bool {
         matches!(self, Self::Disk(error) if error.is_missing())
+    }
+
+    /// Whether a later version of the programs wrote it: it is not damaged, and not ours to judge.
+    #[must_use]
+    pub fn is_newer(&self) -> bool {
+        matches!(self, Self::Unreadable { reason, .. } if reason.starts_with(NEWER))
     }
 }
 

@@ -15,11 +15,11 @@ pub struct SpoolArgs {
     pub spool: PathBuf,
 
     /// Permissions of directories made in the spool; 2770 for several users of one group
-    #[arg(long, value_name = "OCTAL", default_value_t = Mode(0o750), help_heading = "Spool")]
+    #[arg(long, value_name = "OCTAL", default_value_t = Mode(0o700), help_heading = "Spool")]
     pub directory_mode: Mode,
 
     /// Permissions of files made in the spool; 0660 for several users of one group
-    #[arg(long, value_name = "OCTAL", default_value_t = Mode(0o640), help_heading = "Spool")]
+    #[arg(long, value_name = "OCTAL", default_value_t = Mode(0o600), help_heading = "Spool")]
     pub file_mode: Mode,
 
     /// When bytes are forced to the disk
