@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use shared::startup::{LogArgs, Period, Program, SpoolArgs};
 
 use crate::policy::{Expired, Policy, Zombies};
+use crate::sweep::Rules;
 
 /// Tidies a spool: expires what nobody finishes or fetches, finishes what was left half done, and
 /// removes what crashes leave behind.
@@ -45,6 +46,14 @@ pub struct Args {
     #[arg(long, value_name = "ACTION", default_value_t, value_enum)]
     pub expired: Expired,
 
+    /// Attempts after which an upload whose consumer died goes to failed/; as the consumers' flag
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub max_attempts: u32,
+
+    /// On network filesystems, how long a silent consumer keeps its claims; as the consumers' flag
+    #[arg(long, value_name = "DURATION", default_value_t = Period::from_secs(60))]
+    pub lease: Period,
+
     /// Leave the rest for later once this many uploads lost their data in one pass; the exit code
     /// is 1 then [default: no limit]
     #[arg(long, value_name = "N")]
@@ -55,7 +64,7 @@ pub struct Args {
     pub dry_run: bool,
 
     /// Stay, and make a pass this often
-    #[arg(long, value_name = "DURATION")]
+    #[arg(long, value_name = "DURATION", value_parser = positive)]
     pub every: Option<Period>,
 
     /// Print the summary of a pass as one JSON object
@@ -80,10 +89,10 @@ impl Program for Args {
 }
 
 impl Args {
-    /// The rules of a pass.
+    /// How a pass goes about it, on a filesystem that other hosts may share or not.
     #[must_use]
-    pub fn policy(&self) -> Policy {
-        Policy {
+    pub fn rules(&self, is_network: bool) -> Rules {
+        let policy = Policy {
             stale_upload: self.stale_upload_age.0,
             completed: self.completed_file_age.0,
             receipt: self.receipt_age.0,
@@ -91,6 +100,27 @@ impl Args {
             grace: self.grace.0,
             zombies: self.zombies,
             expired: self.expired,
+        };
+        let orphans = shared::orphan::Rules {
+            lease: is_network.then_some(self.lease.0),
+            max_attempts: self.max_attempts.max(1),
+        };
+        Rules {
+            policy,
+            orphans,
+            dry_run: self.dry_run,
+            deletions_max: self.max_delete.unwrap_or(u64::MAX),
         }
+    }
+}
+
+fn positive(text: &str) -> Result<Period, String> {
+    let period: Period = text
+        .parse()
+        .map_err(|error: shared::startup::InvalidValue| error.to_string())?;
+    if period.0.is_zero() {
+        Err("it must be longer than nothing".to_owned())
+    } else {
+        Ok(period)
     }
 }

@@ -2,6 +2,139 @@
 //! removes what crashes leave behind. Never needed for correctness: whoever comes across a
 //! half-done step takes it further.
 
-pub mod config;
 pub mod policy;
+
+pub mod look;
 pub mod report;
+pub mod sweep;
+
+pub mod config;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use shared::probe::{self, Expectations, Probe};
+use shared::spool::{Options, Spool};
+use shared::startup::{Exit, Failure, Shutdown};
+use shared::time::UnixTime;
+use tokio::time::MissedTickBehavior;
+
+use config::Args;
+use report::Report;
+use sweep::{Rules, sweep};
+
+/// The whole program: one pass, or one every so often until it is asked to stop.
+///
+/// # Errors
+///
+/// What makes the spool or a flag unusable, with [`Exit::USAGE`].
+pub fn run(args: &Args) -> Result<Exit, Failure> {
+    if let Some(path) = &args.textfile {
+        check_textfile(path)?;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let ended = runtime.block_on(async {
+        // Before the first line of the log: who reads it may send a signal.
+        let shutdown = Shutdown::on_signals()?;
+        let (spool, probe) = open(args)?;
+        let rules = args.rules(probe.is_network());
+        tokio::select! {
+            ended = passes(args, Arc::new(spool), Arc::new(rules), &shutdown) => ended,
+            () = shutdown.now() => Ok(Exit::FAILURE),
+        }
+    });
+    // After a second signal a pass may hang on a disk that does not answer.
+    runtime.shutdown_background();
+    ended
+}
+
+fn open(args: &Args) -> Result<(Spool, Probe), Failure> {
+    let options = Options {
+        durability: args.spool.durability,
+        directory_mode: args.spool.directory_mode.0,
+        file_mode: args.spool.file_mode.0,
+    };
+    let spool = Spool::open(&args.spool.spool, options).map_err(Failure::usage)?;
+    let expect = Expectations {
+        file_mode: options.file_mode,
+        allow_overlay: args.spool.allow_overlay,
+    };
+    let probe = probe::probe(spool.layout(), expect).map_err(Failure::usage)?;
+    tracing::info!(spool = %args.spool.spool.display(), filesystem = %probe, "spool opened");
+    for warning in probe.warnings() {
+        tracing::warn!("{warning}");
+    }
+    Ok((spool, probe))
+}
+
+/// A textfile that cannot be written should be told before the first pass, not after it.
+fn check_textfile(path: &Path) -> Result<(), Failure> {
+    let dir = path
+        .parent()
+        .filter(|dir| !dir.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    let name_is_fine = path.file_name().is_some() && !path.is_dir();
+    if name_is_fine && dir.is_dir() {
+        return Ok(());
+    }
+    let why = format!(
+        "--textfile {}: not a file in an existing directory",
+        path.display()
+    );
+    Err(Failure::usage(why))
+}
+
+async fn passes(
+    args: &Args,
+    spool: Arc<Spool>,
+    rules: Arc<Rules>,
+    shutdown: &Shutdown,
+) -> Result<Exit, Failure> {
+    let Some(every) = args.every else {
+        let report = pass(&spool, &rules, shutdown).await?;
+        tell(args, &report)?;
+        return Ok(if report.is_complete() {
+            Exit::OK
+        } else {
+            Exit::FAILURE
+        });
+    };
+    let mut ticks = tokio::time::interval(every.0);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    while shutdown.is_running() {
+        tokio::select! {
+            _ = ticks.tick() => {
+                let report = pass(&spool, &rules, shutdown).await?;
+                // The next pass can do better, and the log has said what went wrong.
+                if let Err(failure) = tell(args, &report) {
+                    tracing::error!("{failure}");
+                }
+            }
+            () = shutdown.draining() => {}
+        }
+    }
+    Ok(Exit::OK)
+}
+
+async fn pass(
+    spool: &Arc<Spool>,
+    rules: &Arc<Rules>,
+    shutdown: &Shutdown,
+) -> Result<Report, Failure> {
+    let (spool, rules, shutdown) = (Arc::clone(spool), Arc::clone(rules), shutdown.clone());
+    let pass = move || {
+        let now = sweep::clock(&spool);
+        sweep(&spool, &rules, now, &|| !shutdown.is_running())
+    };
+    Ok(tokio::task::spawn_blocking(pass).await?)
+}
+
+fn tell(args: &Args, report: &Report) -> Result<(), Failure> {
+    report.print(args.json)?;
+    if let Some(path) = &args.textfile {
+        report.write_textfile(path, UnixTime::now())?;
+    }
+    Ok(())
+}

@@ -1,11 +1,8 @@
-//! janitor
+//! janitor: see `--help`.
 
 use janitor::config::Args;
-use shared::startup::{self, Exit};
+use shared::startup;
 
 fn main() -> std::process::ExitCode {
-    startup::run_main(|args: Args| {
-        tracing::info!(spool = %args.spool.spool.display(), "started");
-        Ok(Exit::OK)
-    })
+    startup::run_main(|args: Args| janitor::run(&args))
 }

@@ -60,6 +60,8 @@ pub enum Found {
     Received,
     /// `completed/`: free to be claimed.
     Completed,
+    /// `claimed/` or `deferred/`: a consumer's.
+    Waiting,
     /// `failed/`: a dead letter.
     Failed,
     /// `receipts/`: of an upload of which nothing else is left.
@@ -76,6 +78,8 @@ pub enum Found {
     Torn,
     /// Data whose record a newer version wrote.
     Newer,
+    /// A name of data whose record tells another name, which the same data has too.
+    SecondName,
     /// A record without data anywhere.
     RecordAlone,
     /// `claimed/`: data that a consumer claimed and whose lock is free.
@@ -88,13 +92,14 @@ pub enum Found {
 
 impl Found {
     /// Everything that can be found.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 20] = [
         Self::Receiving,
         Self::Part,
         Self::NamedPart,
         Self::Assembling,
         Self::Received,
         Self::Completed,
+        Self::Waiting,
         Self::Failed,
         Self::Receipt,
         Self::HalfMoved,
@@ -103,6 +108,7 @@ impl Found {
         Self::RecordLost,
         Self::Torn,
         Self::Newer,
+        Self::SecondName,
         Self::RecordAlone,
         Self::Abandoned,
         Self::Leftover,
@@ -127,6 +133,19 @@ pub enum Verdict {
     Remove,
 }
 
+impl Policy {
+    /// The shortest time after which anything but a claim or a receipt can be due.
+    #[must_use]
+    pub fn soonest(&self) -> Duration {
+        let ages = [
+            self.stale_upload,
+            self.completed,
+            self.failed.unwrap_or(Duration::MAX),
+        ];
+        ages.into_iter().fold(self.grace, Duration::min)
+    }
+}
+
 /// Decides about something to which nothing has happened for `idle`.
 #[must_use]
 pub fn judge(policy: &Policy, found: Found, idle: Duration) -> Verdict {
@@ -145,17 +164,20 @@ pub fn judge(policy: &Policy, found: Found, idle: Duration) -> Verdict {
             Some(age) => after(age, Verdict::Expire),
             None => Verdict::Keep,
         },
-        // As long as the grace lasts, the receipt may be the first step of a removal.
-        Found::Receipt => after(policy.receipt.max(policy.grace), Verdict::Remove),
+        Found::Receipt => after(policy.receipt, Verdict::Remove),
         Found::HalfMoved => after(policy.grace, Verdict::Finish),
-        Found::Ended | Found::DataAlone | Found::RecordAlone | Found::Leftover => {
-            after(policy.grace, Verdict::Remove)
-        }
+        Found::Ended
+        | Found::DataAlone
+        | Found::SecondName
+        | Found::RecordAlone
+        | Found::Leftover => after(policy.grace, Verdict::Remove),
         // Received in full, so never simply removed.
         Found::RecordLost | Found::Torn => after(policy.grace, Verdict::Fail),
         // The lock tells that the claim's holder is gone, and the lease on network filesystems.
         Found::Abandoned => Verdict::Requeue,
-        Found::NamedPart | Found::Assembling | Found::Newer | Found::NotOurs => Verdict::Keep,
+        Found::NamedPart | Found::Assembling | Found::Waiting | Found::Newer | Found::NotOurs => {
+            Verdict::Keep
+        }
     }
 }
 
@@ -217,6 +239,7 @@ mod tests {
                 Found::Failed => policy.failed.is_some(),
                 Found::Assembling
                 | Found::NamedPart
+                | Found::Waiting
                 | Found::HalfMoved
                 | Found::RecordLost
                 | Found::Torn
@@ -228,11 +251,26 @@ mod tests {
                 | Found::Receipt
                 | Found::Ended
                 | Found::DataAlone
+                | Found::SecondName
                 | Found::RecordAlone
                 | Found::Leftover => true,
             };
             assert!(!removed || allowed, "{found:?}: {verdict:?}");
         });
+    }
+
+    #[test]
+    fn before_the_soonest_age_nothing_is_due() {
+        each(|policy, found, idle, verdict| {
+            if idle <= policy.soonest() && found != Found::Abandoned {
+                assert_eq!(verdict, Verdict::Keep, "{found:?}");
+            }
+        });
+        let eager = Policy {
+            stale_upload: Duration::ZERO,
+            ..policies()[0].clone()
+        };
+        assert_eq!(eager.soonest(), Duration::ZERO);
     }
 
     #[test]
@@ -283,15 +321,5 @@ mod tests {
                 assert!(acts.len() <= 1, "{found:?}: {acts:?}");
             }
         }
-    }
-
-    #[test]
-    fn a_receipt_of_no_age_outlives_the_removal_that_it_begins() {
-        let policy = Policy {
-            receipt: Duration::ZERO,
-            ..policies()[0].clone()
-        };
-        assert_eq!(judge(&policy, Found::Receipt, HOUR), Verdict::Keep);
-        assert_eq!(judge(&policy, Found::Receipt, HOUR * 2), Verdict::Remove);
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 use shared::durable::{self, DiskError, OnPath};
 use shared::layout::Dir;
+use shared::time::UnixTime;
 
 use crate::policy::{Found, Verdict};
 
@@ -145,7 +146,7 @@ impl Report {
 
     /// The figures in Prometheus' text format.
     #[must_use]
-    pub fn prometheus(&self, ended_at: f64) -> String {
+    pub fn prometheus(&self, ended_at: UnixTime) -> String {
         let mut out = String::new();
         let mut family = |name: &str, help: &str, samples: &[(String, String)]| {
             let name = format!("tuspool_{name}");
@@ -173,7 +174,7 @@ impl Report {
         family(
             "janitor_last_pass_timestamp_seconds",
             "When the last pass ended.",
-            &one(format!("{ended_at:.3}")),
+            &one(ended_at.to_string()),
         );
         family(
             "janitor_last_pass_duration_seconds",
@@ -219,7 +220,7 @@ impl Report {
     /// # Errors
     ///
     /// As open(2), write(2) and rename(2); the old file is still there then.
-    pub fn write_textfile(&self, path: &Path, ended_at: f64) -> Result<(), DiskError> {
+    pub fn write_textfile(&self, path: &Path, ended_at: UnixTime) -> Result<(), DiskError> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         // Not `*.prom`: the collector must not read it half written.
         let temp = path.with_file_name(format!(".{name}.{}.tmp", std::process::id()));
@@ -361,7 +362,11 @@ mod tests {
             let mut report = report();
             report.count(tally);
             assert!(!report.is_complete());
-            assert!(report.prometheus(0.0).contains("last_pass_complete 0"));
+            assert!(
+                report
+                    .prometheus(UnixTime::default())
+                    .contains("last_pass_complete 0")
+            );
         }
         assert!(
             report().is_complete(),
@@ -374,19 +379,25 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("janitor.prom");
         std::fs::write(&path, "old").unwrap();
-        report().write_textfile(&path, 12.5).unwrap();
+        report()
+            .write_textfile(&path, UnixTime::from_micros(12_500_000))
+            .unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
         for line in [
             "# TYPE tuspool_janitor_last_pass_results gauge",
             "tuspool_janitor_last_pass_results{what=\"stale_removed\"} 2",
-            "tuspool_janitor_last_pass_timestamp_seconds 12.500",
+            "tuspool_janitor_last_pass_timestamp_seconds 12.500000",
             "tuspool_spool_uploads{dir=\"completed\"} 2",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} in\n{text}");
         }
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
         let nowhere = dir.path().join("none/janitor.prom");
-        assert!(report().write_textfile(&nowhere, 0.0).is_err());
+        assert!(
+            report()
+                .write_textfile(&nowhere, UnixTime::default())
+                .is_err()
+        );
     }
 
     #[test]

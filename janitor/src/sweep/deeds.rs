@@ -1,0 +1,261 @@
+//! Carries out what was decided: under the lock, after another look.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use shared::durable::{self, DiskError, OnPath};
+use shared::ending::{self, End};
+use shared::failpoint::{self, Failpoint};
+use shared::handover::{self, Recovered};
+use shared::id::UploadId;
+use shared::layout::{DataAt, RecordAt};
+use shared::lock::{DataLock, TryLock};
+use shared::operate::{self, Operated};
+use shared::orphan::{self, Orphan};
+use shared::record::{self, Place, Record};
+use shared::settle;
+use shared::spool::Spool;
+
+use crate::look::{Look, last_trace, record_home};
+use crate::policy::{Found, Verdict, judge};
+
+/// What came of a deed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Done {
+    /// It is done.
+    Yes,
+    /// Somebody is at work on the upload.
+    Busy,
+    /// With the lock held, it was not what it had looked like.
+    Changed,
+}
+
+/// What deeds need.
+pub(super) struct Deeds<'a> {
+    pub(super) spool: &'a Arc<Spool>,
+    pub(super) look: Look<'a>,
+    pub(super) orphans: orphan::Rules,
+}
+
+impl Deeds<'_> {
+    /// Obeys a verdict on data at a place.
+    pub(super) fn to_data(
+        &self,
+        id: UploadId,
+        at: DataAt,
+        found: Found,
+        verdict: Verdict,
+    ) -> Result<Done, DiskError> {
+        match (verdict, at) {
+            (Verdict::Keep, _) => Ok(Done::Changed),
+            (Verdict::Requeue, DataAt::Claimed(claim)) => {
+                let now = self.look.now;
+                Ok(
+                    match orphan::recover(self.spool, id, claim, self.orphans, now)? {
+                        Orphan::Alive(_) => Done::Busy,
+                        Orphan::Requeued | Orphan::Dead | Orphan::Cleared => Done::Yes,
+                        Orphan::Gone => Done::Changed,
+                    },
+                )
+            }
+            (Verdict::Requeue, _) => Ok(Done::Changed),
+            (Verdict::Expire, _) => self.expire(id, at, verdict),
+            (Verdict::Finish, DataAt::Failed) => self.follow_record(id),
+            (Verdict::Finish | Verdict::Fail | Verdict::Remove, _) => {
+                self.locked(id, at, found, verdict)
+            }
+        }
+    }
+
+    /// Ends an upload if its record, read again under the lock, is still due.
+    fn expire(&self, id: UploadId, at: DataAt, verdict: Verdict) -> Result<Done, DiskError> {
+        let path = self.look.layout.data(id, at);
+        failpoint::hit(Failpoint::JanitorJudged).on("judge", &path)?;
+        let still_due = |record: &Record| {
+            let Ok(Some(data)) = durable::stat(&path) else {
+                return false;
+            };
+            let idle = self
+                .look
+                .age(&data)
+                .min(self.look.now.since(last_trace(record)));
+            let found = self.look.with_record(at, data.len(), record);
+            found.is_ok_and(|found| judge(self.look.policy, found, idle) == verdict)
+        };
+        let joined = record::read(&self.look.layout.record(id, record_home(at)))
+            .is_ok_and(|record| record.joined_into.is_some());
+        let how = if joined {
+            Place::Joined
+        } else {
+            Place::Expired
+        };
+        Ok(
+            match ending::end_if(self.spool, id, how, self.look.now, still_due)? {
+                End::Ended => Done::Yes,
+                End::Busy => Done::Busy,
+                End::Already(_) | End::Missing | End::Spared => Done::Changed,
+            },
+        )
+    }
+
+    /// Takes the lock, looks again, and acts if nothing has changed.
+    fn locked(
+        &self,
+        id: UploadId,
+        at: DataAt,
+        found: Found,
+        verdict: Verdict,
+    ) -> Result<Done, DiskError> {
+        let path = self.look.layout.data(id, at);
+        let lock = match DataLock::try_lock(&path)? {
+            TryLock::Held(lock) => lock,
+            TryLock::Busy => return Ok(Done::Busy),
+            TryLock::Missing => return Ok(Done::Changed),
+        };
+        let data = lock.file().metadata().on("stat", &path)?;
+        let again = self.look.at_data(id, at, &data)?;
+        if again.found != found || judge(self.look.policy, found, again.idle) != verdict {
+            return Ok(Done::Changed);
+        }
+        failpoint::hit(Failpoint::JanitorJudged).on("judge", &path)?;
+        match (verdict, found) {
+            (Verdict::Fail, Found::Completed) => {
+                self.bury(id, at, &lock, "nobody claimed it in time")
+            }
+            (Verdict::Fail, _) => self.bury(id, at, &lock, &self.damage(id, at)),
+            (Verdict::Remove, Found::DataAlone | Found::SecondName) => {
+                durable::unlink(&path).map(|_| Done::Yes)
+            }
+            (Verdict::Remove, _) => self.clear(id, at, &lock),
+            (_, _) if matches!(at, DataAt::Uploads | DataAt::Completed) => {
+                self.hand_over(id, at, &lock)
+            }
+            _ => Ok(Done::Changed),
+        }
+    }
+
+    /// Takes the steps of a hand-over that are left.
+    fn hand_over(&self, id: UploadId, at: DataAt, lock: &DataLock) -> Result<Done, DiskError> {
+        Ok(
+            match handover::recover_locked(self.spool, id, lock, at, self.look.now)? {
+                Recovered::Completed { .. } | Recovered::Ended(_) => Done::Yes,
+                Recovered::Busy => Done::Busy,
+                Recovered::Torn { at, reason } => return self.bury(id, at, lock, &reason),
+                Recovered::Receiving(_)
+                | Recovered::Orphan
+                | Recovered::OrphanRecord
+                | Recovered::Elsewhere => Done::Changed,
+            },
+        )
+    }
+
+    /// Removes what is left of an upload that has ended.
+    fn clear(&self, id: UploadId, at: DataAt, lock: &DataLock) -> Result<Done, DiskError> {
+        let home = record_home(at);
+        let here = record::read(&self.look.layout.record(id, home));
+        let record_at = match here {
+            Ok(record) if record.place.is_ending() => home,
+            _ => RecordAt::Receipts,
+        };
+        ending::finish(self.spool, id, lock, at, record_at)?;
+        if at == DataAt::Failed {
+            durable::unlink(&self.look.layout.reason(id))?;
+        }
+        Ok(Done::Yes)
+    }
+
+    fn bury(
+        &self,
+        id: UploadId,
+        at: DataAt,
+        lock: &DataLock,
+        reason: &str,
+    ) -> Result<Done, DiskError> {
+        settle::bury(self.spool, id, lock, at, reason, self.look.now).map(|()| Done::Yes)
+    }
+
+    /// Why data cannot be processed as it is.
+    fn damage(&self, id: UploadId, at: DataAt) -> String {
+        match record::read(&self.look.layout.record(id, record_home(at))) {
+            Ok(record) => {
+                let length = record
+                    .length
+                    .map_or("unknown".to_owned(), |length| length.to_string());
+                format!("its size is not its length, {length}")
+            }
+            Err(error) if error.is_missing() => "data without a record".to_owned(),
+            Err(_) => "its record cannot be read".to_owned(),
+        }
+    }
+
+    /// Data in `failed/` whose record is elsewhere: a burial, or an operator's retry, that was cut
+    /// short.
+    fn follow_record(&self, id: UploadId) -> Result<Done, DiskError> {
+        let layout = self.look.layout;
+        let data = layout.data(id, DataAt::Failed);
+        failpoint::hit(Failpoint::JanitorJudged).on("judge", &data)?;
+        let uploads = layout.record(id, RecordAt::Uploads);
+        if durable::stat(&uploads)?.is_some() {
+            // Buried from `uploads/`: only the record is still to come.
+            return Ok(match DataLock::try_lock(&data)? {
+                TryLock::Held(_lock) => {
+                    durable::rename(&uploads, &layout.record(id, RecordAt::Failed))?;
+                    Done::Yes
+                }
+                TryLock::Busy => Done::Busy,
+                TryLock::Missing => Done::Changed,
+            });
+        }
+        Ok(match operate::settle_backward(self.spool, id)? {
+            Operated::Done => Done::Yes,
+            Operated::Busy => Done::Busy,
+            Operated::NotThere | Operated::Missing => Done::Changed,
+        })
+    }
+
+    /// Deals with a record that has no data anywhere: an ending becomes a receipt, the rest goes.
+    pub(super) fn to_record(&self, id: UploadId, at: RecordAt) -> Result<Done, DiskError> {
+        let layout = self.look.layout;
+        let path = layout.record(id, at);
+        failpoint::hit(Failpoint::JanitorJudged).on("judge", &path)?;
+        let Some(sight) = self.look.at_record(id, at)? else {
+            return Ok(Done::Changed);
+        };
+        match (
+            sight.found,
+            judge(self.look.policy, sight.found, sight.idle),
+        ) {
+            (Found::Ended, Verdict::Remove) => self.keep_receipt(id, at),
+            (Found::RecordAlone, Verdict::Remove) => durable::unlink(&path).map(|_| Done::Yes),
+            (Found::HalfMoved, Verdict::Finish) => {
+                Ok(match handover::recover(self.spool, id, self.look.now)? {
+                    Recovered::Completed { by_us: true } | Recovered::Ended(_) => Done::Yes,
+                    Recovered::Busy => Done::Busy,
+                    Recovered::Completed { by_us: false }
+                    | Recovered::Receiving(_)
+                    | Recovered::Orphan
+                    | Recovered::OrphanRecord
+                    | Recovered::Torn { .. }
+                    | Recovered::Elsewhere => Done::Changed,
+                })
+            }
+            _ => Ok(Done::Changed),
+        }
+    }
+
+    fn keep_receipt(&self, id: UploadId, at: RecordAt) -> Result<Done, DiskError> {
+        let layout = self.look.layout;
+        let (path, receipt) = (layout.record(id, at), layout.record(id, RecordAt::Receipts));
+        let ended = record::read(&path).is_ok_and(|record| record.place.is_ending());
+        if ended && durable::stat(&receipt)?.is_none() {
+            return durable::rename(&path, &receipt).map(|()| Done::Yes);
+        }
+        durable::unlink(&path).map(|_| Done::Yes)
+    }
+
+    /// Removes a file that belongs to no data: there is nothing to lock.
+    pub(super) fn to_file(&self, path: &Path) -> Result<Done, DiskError> {
+        failpoint::hit(Failpoint::JanitorJudged).on("judge", path)?;
+        durable::unlink(path).map(|there| if there { Done::Yes } else { Done::Changed })
+    }
+}
