@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::client::Tus;
-use crate::ledger::{Entry, Ledger};
+use crate::http::Response;
+use crate::ledger::{Entry, Ledger, Part};
 use crate::spool::SpoolView;
 
 /// Something that was promised and is not so.
@@ -22,55 +23,99 @@ pub enum Loss {
     Unknown(String),
 }
 
-/// Compares what HEAD says now, and the bytes that lie on the disk, with the ledger.
-///
-/// To be called while no client writes. Consumers may run.
-#[must_use]
-pub fn acknowledged(tus: &Tus, spool: &SpoolView, out: &Path, entries: &[Entry]) -> Vec<Loss> {
-    entries
-        .iter()
-        .filter_map(|entry| check(tus, spool, out, entry))
-        .collect()
+/// What counts as the offset of an upload that is not complete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offset {
+    /// What HEAD reports.
+    Reported,
+    /// The size of the data file, as in servers that keep no watermark: to see that the audit
+    /// would find what is wrong with that.
+    FileSize,
 }
 
-fn check(tus: &Tus, spool: &SpoolView, out: &Path, entry: &Entry) -> Option<Loss> {
-    let content = entry.content();
-    for part in &entry.parts {
-        let head = tus.request("HEAD", &part.url, &[], b"");
-        // A part may be removed once it has been joined.
+/// A comparison of what HEAD says now, and of the bytes that lie on the disk, with a ledger.
+///
+/// To be made while no client writes. Consumers may run.
+pub struct Audit<'a> {
+    /// The server to ask.
+    pub tus: &'a Tus,
+    /// The spool to look into.
+    pub spool: &'a SpoolView,
+    /// The destination.
+    pub out: &'a Path,
+    /// What to believe.
+    pub offset: Offset,
+}
+
+impl Audit<'_> {
+    /// What was acknowledged and is not so.
+    #[must_use]
+    pub fn acknowledged(&self, entries: &[Entry]) -> Vec<Loss> {
+        let check = |entry: &Entry| {
+            let content = entry.content();
+            let parts = entry
+                .parts
+                .iter()
+                .find_map(|part| self.part(entry, part, &content));
+            parts.or_else(|| self.whole(entry, &content))
+        };
+        entries.iter().filter_map(check).collect()
+    }
+
+    fn part(&self, entry: &Entry, part: &Part, content: &[u8]) -> Option<Loss> {
+        let head = self.tus.request("HEAD", &part.url, &[], b"");
         if head.status != 200 {
+            // A part may be removed once it has been joined.
             let joined = entry.url.is_some() && head.status == 410;
-            if !joined {
-                return Some(Loss::Upload(entry.number));
-            }
-            continue;
+            return (!joined).then_some(Loss::Upload(entry.number));
         }
-        let offset = offset_of(&head);
-        if offset < part.acknowledged {
+        let (begin, end) = part.range;
+        self.unfinished(
+            entry,
+            &head,
+            part.acknowledged,
+            &part.url,
+            &content[begin..end],
+        )
+    }
+
+    fn whole(&self, entry: &Entry, content: &[u8]) -> Option<Loss> {
+        let url = entry.url.as_ref()?;
+        let head = self.tus.request("HEAD", url, &[], b"");
+        if head.status != 200 {
+            return Some(Loss::Upload(entry.number));
+        }
+        if entry.complete || offset_of(&head) == entry.length {
+            return check_delivered(self.spool, self.out, entry, content);
+        }
+        self.unfinished(entry, &head, entry.acknowledged, url, content)
+    }
+
+    /// An upload that is still being received: its offset, and every byte below it.
+    fn unfinished(
+        &self,
+        entry: &Entry,
+        head: &Response,
+        acknowledged: usize,
+        url: &str,
+        content: &[u8],
+    ) -> Option<Loss> {
+        let mut offset = offset_of(head);
+        if offset < acknowledged {
             return Some(Loss::Bytes(entry.number));
         }
-        let piece = &content[part.range.0..part.range.1];
-        let data = find(spool, id_of(&part.url));
-        if let Some(path) = data
-            && !starts_with(&path, &piece[..offset.min(piece.len())])
-        {
-            return Some(Loss::Corrupt(entry.number));
+        let data = find(self.spool, id_of(url))?;
+        let Ok(bytes) = std::fs::read(data) else {
+            return Some(Loss::Data(entry.number));
+        };
+        if self.offset == Offset::FileSize {
+            offset = bytes.len().min(content.len());
         }
+        let right = content
+            .get(..offset)
+            .is_some_and(|wanted| bytes.starts_with(wanted));
+        (!right).then_some(Loss::Corrupt(entry.number))
     }
-    let url = entry.url.as_ref()?;
-    let head = tus.request("HEAD", url, &[], b"");
-    if head.status != 200 {
-        return Some(Loss::Upload(entry.number));
-    }
-    let offset = offset_of(&head);
-    if offset < entry.acknowledged {
-        return Some(Loss::Bytes(entry.number));
-    }
-    if entry.complete || offset == entry.length {
-        return check_delivered(spool, out, entry, &content);
-    }
-    let data = find(spool, id_of(url))?;
-    (!starts_with(&data, &content[..offset])).then_some(Loss::Corrupt(entry.number))
 }
 
 /// A complete upload lies in the spool or in the destination, with the right bytes.
@@ -150,11 +195,7 @@ fn find(spool: &SpoolView, id: &str) -> Option<PathBuf> {
     None
 }
 
-fn starts_with(path: &Path, wanted: &[u8]) -> bool {
-    std::fs::read(path).is_ok_and(|bytes| bytes.starts_with(wanted))
-}
-
-fn offset_of(head: &crate::http::Response) -> usize {
+fn offset_of(head: &Response) -> usize {
     usize::try_from(head.number("Upload-Offset")).unwrap_or(usize::MAX)
 }
 

@@ -21,6 +21,7 @@ pub mod real_clients;
 pub mod hook;
 pub mod loop_fs;
 pub mod pipeline;
+pub mod slips;
 pub mod spool;
 
 pub mod ledger;

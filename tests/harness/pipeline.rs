@@ -12,6 +12,7 @@ use crate::client::{Address, Tus};
 use crate::failpoint::{self, Failpoint};
 use crate::process::{Finished, Process};
 use crate::programs::{Program, scratch_dir};
+use crate::slips::{self, Slip};
 use crate::spool::SpoolView;
 use crate::wait::{PATIENCE, wait_until};
 
@@ -25,6 +26,7 @@ pub struct Pipeline {
     root: TempDir,
     spool: SpoolView,
     started: Cell<u32>,
+    slip: Cell<Option<Slip>>,
 }
 
 impl Pipeline {
@@ -63,6 +65,7 @@ impl Pipeline {
             root,
             spool,
             started: Cell::new(0),
+            slip: Cell::new(None),
         };
         for directory in ["logs", "out"] {
             std::fs::create_dir(pipeline.path(directory)).expect("a new directory is empty");
@@ -156,12 +159,20 @@ impl Pipeline {
         }
     }
 
+    /// Lets every ingest that is started from now on make a mistake; none any more with `None`.
+    pub fn plant(&self, slip: Option<Slip>) {
+        self.slip.set(slip);
+    }
+
     fn start_ingest(&self, args: &[String], failpoints: &[Failpoint]) -> (Process, SocketAddr) {
         let ready = self.path(&format!("ready-{}", self.started.get()));
         let mut command = self.command(Program::Ingest, args);
         command.args(["--listen", "127.0.0.1:0", "--base-path", BASE_PATH]);
         command.arg("--ready-file").arg(&ready);
         failpoint::arm(&mut command, failpoints);
+        if let Some(slip) = self.slip.get() {
+            slip.plant(&slips::build(self.root.path()), &mut command);
+        }
         let mut process = self.start("ingest", command);
         let address = wait_until("ingest to be ready", || {
             if let Some(status) = process.poll() {

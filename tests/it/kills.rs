@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tests::audit;
+use tests::audit::{self, Audit, Offset};
 use tests::hook::Hook;
 use tests::ledger::{Ledger, Shape};
 use tests::load::{self, Load, Plan};
@@ -113,9 +113,16 @@ impl Round {
         let entries = ledger.entries();
         let out = self.pipeline.out();
         let spool = self.pipeline.spool();
-        let losses = audit::acknowledged(&ingest.tus(), spool, &out, &entries);
+        let tus = &ingest.tus();
+        let audit = Audit {
+            tus,
+            spool,
+            out: &out,
+            offset: Offset::Reported,
+        };
+        let losses = audit.acknowledged(&entries);
         assert!(losses.is_empty(), "{losses:?}");
-        load::resume_all(&ingest.tus(), ledger);
+        load::resume_all(tus, ledger);
         // Uploads that no client knows of (their 201 was lost) stay begun, as they should.
         let limit = Duration::from_secs(60);
         wait_up_to(limit, "the last delivery", || {
