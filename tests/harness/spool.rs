@@ -119,6 +119,14 @@ impl SpoolView {
         value.unwrap_or_else(|error| panic!("{} is no JSON: {error}", path.display()))
     }
 
+    /// Whether nothing waits for a consumer or is being worked on.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        ["completed", "claimed", "deferred"]
+            .iter()
+            .all(|dir| self.names(dir).is_empty())
+    }
+
     /// Whether all that is left of the uploads is receipts.
     #[must_use]
     pub fn is_settled(&self) -> bool {

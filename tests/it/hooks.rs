@@ -6,10 +6,10 @@ use tests::client::Upload;
 use tests::hook::Hook;
 use tests::pipeline::{Ingest, Pipeline};
 use tests::programs::Program;
-use tests::wait::wait_for;
+use tests::wait::{wait_for, wait_until};
 
 /// Three attempts, one right after the other.
-const THREE_QUICK: [&str; 4] = ["--max-attempts", "3", "--retry-base", "1ms"];
+const THREE_QUICK: [&str; 4] = ["--max-attempts", "3", "--backoff-base", "1ms"];
 
 fn uploaded(ingest: &Ingest) -> Upload {
     ingest
@@ -17,10 +17,14 @@ fn uploaded(ingest: &Ingest) -> Upload {
         .create_with(b"hello", &[("filename", "greeting")])
 }
 
-fn drain(pipeline: &Pipeline, hook: &Hook, code: i32) {
+/// Lets a consumer work until nothing waits any more, not even for another attempt.
+fn work(pipeline: &Pipeline, hook: &Hook) {
     let command = hook.command();
-    let args = [&["--drain", "--hook", &command][..], &THREE_QUICK].concat();
-    pipeline.run(Program::Consumer, &args).expect_code(code);
+    let mut consumer = pipeline.consumer(&[&["--hook", &command][..], &THREE_QUICK].concat());
+    wait_until("the last attempt", || {
+        pipeline.spool().is_idle().then_some(())
+    });
+    assert_eq!(consumer.terminate().code(), Some(0));
 }
 
 fn attempts(hook: &Hook) -> Vec<u32> {
@@ -48,7 +52,7 @@ fn a_hook_that_keeps_failing_ends_as_a_dead_letter_with_exit_code_times_and_stde
         "hook",
         "echo \"no such album $ATTEMPT\" >&2; exit 7",
     );
-    drain(&pipeline, &hook, 0);
+    work(&pipeline, &hook);
     assert_eq!(attempts(&hook), [1, 2, 3]);
 
     let reason = reason(&pipeline, &upload);
@@ -79,7 +83,7 @@ fn a_hook_that_fails_twice_is_run_a_third_time() {
     let ingest = pipeline.ingest(&[]);
     let upload = uploaded(&ingest);
     let hook = Hook::new(&pipeline, "hook", "[ $ATTEMPT -eq 3 ]");
-    drain(&pipeline, &hook, 0);
+    work(&pipeline, &hook);
     assert_eq!(attempts(&hook), [1, 2, 3]);
     assert_eq!(pipeline.spool().places(upload.id()), ["receipts/{id}.meta"]);
     upload.head().expect(200, [("Upload-Offset", "5")]);
@@ -92,7 +96,7 @@ fn an_exit_code_for_bad_data_is_a_dead_letter_at_once() {
         let ingest = pipeline.ingest(&[]);
         let upload = uploaded(&ingest);
         let hook = Hook::new(&pipeline, "hook", &format!("exit {code}"));
-        drain(&pipeline, &hook, 0);
+        work(&pipeline, &hook);
         assert_eq!(attempts(&hook), [1], "{code}");
         assert_eq!(reason(&pipeline, &upload)["attempts"][0]["exit"], code);
     }
@@ -137,7 +141,7 @@ fn a_hook_that_cannot_be_started_counts_no_attempt_and_stops_the_consumer_with_7
     );
 
     let hook = Hook::new(&pipeline, "hook", "");
-    drain(&pipeline, &hook, 0);
+    work(&pipeline, &hook);
     assert_eq!(attempts(&hook), [1]);
 }
 

@@ -125,13 +125,7 @@ impl Round {
         load::resume_all(tus, ledger);
         // Uploads that no client knows of (their 201 was lost) stay begun, as they should.
         let limit = Duration::from_secs(60);
-        wait_up_to(limit, "the last delivery", || {
-            let queues = ["completed", "claimed", "deferred"];
-            queues
-                .iter()
-                .all(|directory| spool.names(directory).is_empty())
-                .then_some(())
-        });
+        wait_up_to(limit, "the last delivery", || spool.is_idle().then_some(()));
         wait_up_to(limit, "the last temporary file to go", || {
             spool.temporary().is_empty().then_some(())
         });

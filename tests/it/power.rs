@@ -176,7 +176,7 @@ impl Cut {
             let _others = others(&pipeline, &out);
             load::resume_all(tus, &ledger);
             wait_up_to(LIMIT, "the last delivery", || {
-                queue_is_empty(&pipeline).then_some(())
+                pipeline.spool().is_idle().then_some(())
             });
             losses = audit::delivered_whole(&out, &ledger);
         }
@@ -255,12 +255,4 @@ fn others(pipeline: &Pipeline, out: &Path) -> [Process; 3] {
         consumer(),
         pipeline.spawn(Program::Janitor, &janitor),
     ]
-}
-
-/// Parts of concatenations stay in `uploads/` for a while; everything else has to move on.
-fn queue_is_empty(pipeline: &Pipeline) -> bool {
-    let queues = ["completed", "claimed", "deferred"];
-    queues
-        .iter()
-        .all(|directory| pipeline.spool().names(directory).is_empty())
 }
