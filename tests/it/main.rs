@@ -16,6 +16,7 @@ mod hooks;
 mod janitor;
 mod kills;
 mod memory;
+mod model;
 mod power;
 mod resume;
 mod shutdown;
