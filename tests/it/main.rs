@@ -8,16 +8,5 @@
     reason = "a panic with its place is what a failed step of a test is to do"
 )]
 
-mod bad_input;
-mod clients;
-mod concurrency;
-mod crash;
-mod hooks;
-mod janitor;
-mod kills;
 mod memory;
 mod model;
-mod power;
-mod resume;
-mod shutdown;
-mod tussi;
