@@ -3,7 +3,7 @@
 //! One binary, so that it is linked once. Sizes are quick ones by default and the full ones under
 //! `TUSPOOL_LONG=1`; what needs tools or rights that a machine lacks says that it is skipped.
 
-#![expect(
+#![allow(
     clippy::unwrap_used,
     reason = "a panic with its place is what a failed step of a test is to do"
 )]
