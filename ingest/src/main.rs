@@ -23,10 +23,12 @@ fn main() -> ExitCode {
 fn serve(args: Args) -> Result<Exit, Failure> {
     let config = Config::try_from(args).map_err(Failure::usage)?;
     let listen = config.listen;
-    ingest::prepare_process(config.connections.max);
+    let connections_max = config.connections.max;
     let server = Server::open(config).map_err(Failure::usage)?;
     let listener = listen::bind(listen)
         .map_err(|error| Failure::usage(format!("cannot listen on {listen}: {error}")))?;
+    // Nothing is logged before it is certain that there is a server: what is wrong is one line.
+    ingest::prepare_process(connections_max);
     let cores = available_parallelism().map_or(1, usize::from);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS_MIN.max(2 * cores))
