@@ -9,7 +9,7 @@ use clap::{ArgAction, Parser, ValueEnum, ValueHint};
 use clap_complete::Shell;
 
 /// Where a server started without arguments listens.
-const DEFAULT_ENDPOINT: &str = "http://127.0.0.1:8080/files/";
+const DEFAULT_ENDPOINT: &str = "http://127.0.0.1:1080/files/";
 
 const AFTER_HELP: &str = "\
 EXIT CODES
