@@ -1,15 +1,18 @@
 //! One request's hold on one upload: the lock, the position, and the watermark that follows it.
 
 use std::io::{self, IoSlice};
+use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use nix::sys::uio::pwritev;
 use shared::durable::{DiskError, OnPath as _};
+use shared::id::UploadId;
 use shared::size::{Length, Offset};
 use tokio::task::JoinHandle;
 
 use crate::ledger::{Ledger, Lost};
+use crate::tus::checksum::Hasher;
 use crate::writers::{Seat, Wish};
 
 /// The right to append to one upload, as long as it lives.
@@ -80,6 +83,17 @@ impl Append {
         }
     }
 
+    /// Which upload.
+    pub(crate) fn id(&self) -> UploadId {
+        self.seat.id()
+    }
+
+    /// Bytes that the upload still lacks, as far as its length is known.
+    pub(crate) fn left(&self) -> u64 {
+        let length = self.ledger.record().and_then(|record| record.length);
+        length.map_or(0, |length| length.0.saturating_sub(self.at))
+    }
+
     /// Where the bytes that arrived end.
     pub(crate) fn position(&self) -> Offset {
         Offset(self.at)
@@ -88,6 +102,11 @@ impl Append {
     /// Bytes that may still come.
     pub(crate) fn room(&self) -> u64 {
         self.end - self.at
+    }
+
+    /// Whether everything up to the position counts.
+    pub(crate) fn all_counts(&self) -> bool {
+        self.counted || self.at == self.published
     }
 
     /// Bytes that arrived, count, and lie above the watermark.
@@ -184,7 +203,9 @@ impl Append {
 
     /// Gives the lock up while nothing comes; whether it is given up now.
     pub(crate) fn pause(&mut self) -> bool {
-        if !self.paused && self.publishing.is_none() && self.unpublished() == 0 {
+        // Bytes that do not count yet would be overwritten by who comes.
+        let nothing_held = self.publishing.is_none() && self.at == self.published;
+        if !self.paused && nothing_held {
             // Kept if the kernel says no: then other processes wait longer, no more.
             self.paused = self.ledger.pause();
         }
@@ -207,6 +228,47 @@ impl Append {
             self.has_published(result)?;
         }
         Ok(())
+    }
+
+    /// What arrived counts from now on: its checksum was right.
+    pub(crate) fn count(&mut self) {
+        self.counted = true;
+    }
+
+    /// Takes back what arrived after `offset`, also what was published: its checksum was wrong.
+    /// Blocks.
+    pub(crate) fn take_back(&mut self, offset: Offset) -> Result<(), DiskError> {
+        let counted = offset.0 < self.published;
+        (self.at, self.published) = (offset.0, offset.0);
+        if counted {
+            self.ledger.publish(offset)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// The digest of what was written from `offset` on, read again. Blocks.
+    pub(crate) fn digest_from(
+        &self,
+        offset: Offset,
+        mut hasher: Hasher,
+    ) -> Result<Vec<u8>, DiskError> {
+        let mut buffer = vec![0; 1 << 20];
+        let mut at = offset.0;
+        while at < self.at {
+            let most = usize::try_from(self.at - at)
+                .unwrap_or(usize::MAX)
+                .min(buffer.len());
+            let read = self.ledger.data().read_at(&mut buffer[..most], at);
+            let n = read.on("read", self.ledger.path())?;
+            if n == 0 {
+                let short: io::Result<()> = Err(io::ErrorKind::UnexpectedEof.into());
+                short.on("read", self.ledger.path())?;
+            }
+            hasher.update(&buffer[..n]);
+            at += n as u64;
+        }
+        Ok(hasher.finish())
     }
 
     /// Notes a length that has just become known; durable with the next publication.

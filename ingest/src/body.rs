@@ -10,6 +10,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::Frame;
 use shared::durable::DiskError;
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::append::Append;
 use crate::ledger::Lost;
 use crate::net::exchange::RequestBody;
+use crate::tus::checksum::Hasher;
 use crate::writers::Wish;
 
 /// One write: where small writes cost 1.7 times as much per byte, larger ones gain nothing.
@@ -37,8 +39,8 @@ const SILENCE: Duration = Duration::from_millis(500);
 /// How a body ended.
 #[derive(Debug)]
 pub(crate) enum End {
-    /// By its end.
-    Complete,
+    /// By its end, with its trailers if there were any.
+    Complete(Option<HeaderMap>),
     /// The connection broke, or the framing was wrong.
     Broken(hyper::Error),
     /// Nothing came for the stall timeout.
@@ -65,10 +67,11 @@ pub(crate) struct Patience {
 }
 
 /// Receives a body to its end, whatever that is. Everything that arrived and fits has been written
-/// when this returns; the watermark may be behind it.
+/// when this returns; the watermark may be behind it. The hasher has taken what was written.
 pub(crate) async fn receive(
     body: &mut RequestBody,
     append: &mut Append,
+    hasher: &mut Option<Hasher>,
     patience: &Patience,
 ) -> End {
     let mut clock = Clock::new();
@@ -90,7 +93,7 @@ pub(crate) async fn receive(
             frame = body.frame() => {
                 let ended = frames.gather(frame, body);
                 clock.bytes_came();
-                write(&mut frames, append).err().or(ended)
+                write(&mut frames, append, hasher).err().or(ended)
             }
             happened = append.happens() => happened.err().map(End::Disk),
             () = &mut cut => Some(End::Cut),
@@ -103,7 +106,7 @@ pub(crate) async fn receive(
 }
 
 /// Writes what was gathered behind what was written before.
-fn write(frames: &mut Frames, append: &mut Append) -> Result<(), End> {
+fn write(frames: &mut Frames, append: &mut Append, hasher: &mut Option<Hasher>) -> Result<(), End> {
     if frames.bytes == 0 {
         return Ok(());
     }
@@ -113,6 +116,9 @@ fn write(frames: &mut Frames, append: &mut Append) -> Result<(), End> {
         frames.truncate(append.room());
     }
     append.write(&frames.data).map_err(End::Disk)?;
+    if let Some(hasher) = hasher {
+        frames.data.iter().for_each(|bytes| hasher.update(bytes));
+    }
     frames.clear();
     if too_long {
         return Err(End::TooLong);
@@ -142,6 +148,7 @@ fn on_tick(clock: &mut Clock, append: &mut Append, stall_timeout: Duration) -> O
 struct Frames {
     data: Vec<Bytes>,
     bytes: usize,
+    trailers: Option<HeaderMap>,
 }
 
 type Next = Option<Result<Frame<Bytes>, hyper::Error>>;
@@ -154,7 +161,7 @@ impl Frames {
             match next {
                 Some(Ok(frame)) => self.push(frame),
                 Some(Err(error)) => return Some(End::Broken(error)),
-                None => return Some(End::Complete),
+                None => return Some(End::Complete(self.trailers.take())),
             }
             if GATHER_BYTES <= self.bytes || GATHER_FRAMES <= self.data.len() {
                 return None;
@@ -164,10 +171,12 @@ impl Frames {
     }
 
     fn push(&mut self, frame: Frame<Bytes>) {
-        // Trailers are nobody's.
-        if let Ok(data) = frame.into_data() {
-            self.bytes += data.len();
-            self.data.push(data);
+        match frame.into_data() {
+            Ok(data) => {
+                self.bytes += data.len();
+                self.data.push(data);
+            }
+            Err(frame) => self.trailers = frame.into_trailers().ok(),
         }
     }
 

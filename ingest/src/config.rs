@@ -9,6 +9,7 @@ use std::time::Duration;
 use shared::size::Length;
 use shared::startup::{Bytes, LogArgs, Period, Program, SpoolArgs};
 
+use crate::location::{InvalidFlag, Locator, Mode, PublicUrl, TrustedProxies};
 use crate::tus::capabilities::{Capabilities, Extension, Extensions};
 use crate::tus::metadata::{FileNameRule, MetadataRules};
 
@@ -25,6 +26,8 @@ const HEADER_TIMEOUT_DEFAULT: Period = Period::from_secs(30);
 const KEEP_ALIVE_TIMEOUT_DEFAULT: Period = Period::from_secs(75);
 /// A body from which nothing came for so long has no sender any more.
 const STALL_TIMEOUT_DEFAULT: Period = Period::from_secs(60);
+/// When the janitor removes an idle upload by default: what is promised must be true.
+const EXPIRE_AFTER_DEFAULT: Period = Period::from_secs(86_400);
 /// Below the 30 s that docker and Kubernetes grant before SIGKILL.
 const DRAIN_TIMEOUT_DEFAULT: Period = Period::from_secs(20);
 
@@ -36,6 +39,9 @@ pub struct Args {
 
     #[command(flatten)]
     pub(crate) network: NetworkArgs,
+
+    #[command(flatten)]
+    pub(crate) protocol: ProtocolArgs,
 
     #[command(flatten)]
     pub(crate) limits: LimitArgs,
@@ -82,6 +88,31 @@ pub(crate) struct NetworkArgs {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Protocol")]
+pub(crate) struct ProtocolArgs {
+    /// Form of the URL that a new upload gets; auto is absolute, but relative behind a proxy that
+    /// is not trusted
+    #[arg(long, value_name = "auto|absolute|relative", default_value = "auto")]
+    location: Mode,
+
+    /// URL by which clients reach this server, if it cannot be told from their requests
+    #[arg(long, value_name = "URL")]
+    public_url: Option<PublicUrl>,
+
+    /// Proxies whose X-Forwarded-* is believed: addresses, networks, or `unix`
+    #[arg(long, value_name = "IP|CIDR,…", value_delimiter = ',')]
+    trusted_proxies: Vec<String>,
+
+    /// Extensions of tus to switch off
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    disable_extensions: Vec<Extension>,
+
+    /// Idle time after which an unfinished upload is gone; 0 for never
+    #[arg(long, value_name = "TIME", default_value_t = EXPIRE_AFTER_DEFAULT)]
+    expire_after: Period,
+}
+
+#[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Limits")]
 pub(crate) struct LimitArgs {
     /// Largest upload [default: none]
@@ -124,6 +155,12 @@ pub struct Config {
     pub ready_file: Option<PathBuf>,
     /// Where uploads live; begins and ends with a slash.
     pub base_path: String,
+    /// How the URL of an upload is made.
+    pub locator: Locator,
+    /// Extensions that are offered.
+    pub extensions: Extensions,
+    /// Idle time after which an unfinished upload is gone.
+    pub expire_after: Option<Duration>,
     /// Bounds on connections.
     pub connections: Connections,
     /// Time that running uploads have once the server is asked to stop.
@@ -169,6 +206,9 @@ pub enum InvalidConfig {
     /// `--base-path` could not be part of a URL as it is.
     #[error("--base-path '{0}' is not a path of letters, digits, '-', '_', '.', '~' and '/'")]
     BasePath(String),
+    /// `--trusted-proxies` has an entry that is none.
+    #[error("--trusted-proxies: {0}")]
+    Proxies(InvalidFlag),
     /// A limit of zero would refuse everything.
     #[error("{0} must not be 0")]
     Zero(&'static str),
@@ -184,14 +224,28 @@ impl TryFrom<Args> for Config {
         let Args {
             spool,
             network,
+            protocol,
             limits,
             log: _,
         } = args;
+        let base_path = normalize(&network.base_path)?;
+        let disabled = protocol.disable_extensions;
         Ok(Self {
             spool,
             listen: resolve(&network.listen)?,
             ready_file: network.ready_file,
-            base_path: normalize(&network.base_path)?,
+            locator: Locator {
+                mode: protocol.location,
+                public_url: protocol.public_url,
+                trusted: TrustedProxies::parse(protocol.trusted_proxies.iter().map(String::as_str))
+                    .map_err(InvalidConfig::Proxies)?,
+                base: base_path.clone(),
+            },
+            extensions: disabled
+                .into_iter()
+                .fold(Extensions::all(), Extensions::without),
+            expire_after: Some(protocol.expire_after.0).filter(|span| !span.is_zero()),
+            base_path,
             connections: Connections {
                 max: positive("--max-connections", network.max_connections)?,
                 header_timeout: positive("--header-timeout", network.header_timeout)?.0,
@@ -208,15 +262,9 @@ impl Config {
     /// The protocol's side of it.
     pub(crate) fn capabilities(&self) -> Capabilities {
         let limits = &self.limits;
-        let extensions = [
-            Extension::Checksum,
-            Extension::Expiration,
-            Extension::Concatenation,
-        ];
         Capabilities {
-            extensions: extensions
-                .into_iter()
-                .fold(Extensions::all(), Extensions::without),
+            extensions: self.extensions.without(Extension::Concatenation),
+            expire_after: self.expire_after,
             max_size: limits.size_max.map(|size| size.0),
             max_chunk: limits.body_bytes_max,
             metadata: MetadataRules {

@@ -1,11 +1,14 @@
 //! What all requests share.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use shared::id::UploadId;
 use tokio_util::sync::CancellationToken;
 
 use crate::body::Patience;
 use crate::config::Config;
+use crate::location::Locator;
+use crate::routes::Request;
 use crate::tus::capabilities::Capabilities;
 use crate::uploads::Uploads;
 
@@ -13,8 +16,10 @@ use crate::uploads::Uploads;
 pub(crate) struct Ingest {
     pub(crate) base_path: String,
     pub(crate) capabilities: Capabilities,
-    pub(crate) uploads: Arc<Uploads>,
+    pub(crate) locator: Locator,
+    pub(crate) uploads: Uploads,
     pub(crate) patience: Patience,
+    warned_of_proxy: AtomicBool,
 }
 
 impl Ingest {
@@ -22,11 +27,26 @@ impl Ingest {
         Self {
             base_path: config.base_path.clone(),
             capabilities: config.capabilities(),
-            uploads: Arc::new(uploads),
+            locator: config.locator.clone(),
+            uploads,
             patience: Patience {
                 stall_timeout: config.connections.stall_timeout,
                 cut,
             },
+            warned_of_proxy: AtomicBool::new(false),
         }
+    }
+
+    /// The URL of a new upload for the client of this request.
+    pub(crate) fn locate(&self, request: &Request, id: UploadId) -> String {
+        let located = self.locator.locate(&request.facts(), id);
+        if located.untrusted_proxy && !self.warned_of_proxy.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                peer = %request.exchange.peer,
+                "a proxy stands before us that --trusted-proxies does not list: \
+                 Location is relative there"
+            );
+        }
+        located.url
     }
 }

@@ -28,6 +28,9 @@ const LINGERERS_MAX: usize = 256;
 /// After the drain time: for the last bytes to be synced and the last answers to be read.
 const LAST_WORDS: Duration = Duration::from_secs(7);
 
+/// How often the uploads are summed up: other processes create and end some, too.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
+
 /// Why the server could not start to serve.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -104,6 +107,7 @@ impl Server {
         let listener = tokio::net::TcpListener::from_std(listener).map_err(StartError::Listener)?;
         let cut = CancellationToken::new();
         let ingest = Arc::new(Ingest::new(&config, uploads, cut.clone()));
+        let sweeper = tokio::spawn(look_after(Arc::clone(&ingest), shutdown.clone()));
         let connections = config.connections;
         let shared = Shared {
             routes: warp::service(routes::routes(ingest)),
@@ -122,7 +126,25 @@ impl Server {
             () = drain(ended, config.drain_timeout, &cut) => info!("stopped"),
             () = shutdown.now() => warn!("stopped at once"),
         }
+        sweeper.abort();
         Ok(())
+    }
+}
+
+/// What needs no request: once at the start, and again and again where uploads must be summed up.
+async fn look_after(ingest: Arc<Ingest>, shutdown: Shutdown) {
+    loop {
+        let (sweeping, stop) = (Arc::clone(&ingest), shutdown.clone());
+        let swept =
+            tokio::task::spawn_blocking(move || sweeping.uploads.sweep(|| stop.is_running()));
+        match swept.await {
+            Ok(Ok(true)) => tokio::time::sleep(SWEEP_EVERY).await,
+            Ok(Ok(false)) | Err(_) => return,
+            Ok(Err(error)) => {
+                warn!(%error, "cannot look through the uploads");
+                tokio::time::sleep(SWEEP_EVERY).await;
+            }
+        }
     }
 }
 

@@ -1,14 +1,21 @@
 //! Whether there is space for an upload, asked when its length becomes known.
+//!
+//! Where the filesystem can set blocks aside, that is the whole answer: an upload that was let in
+//! cannot meet a full disk. Elsewhere (tmpfs, network filesystems) what the open uploads still
+//! have to come is summed up, so that together they are not promised more than there is.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::statvfs::fstatvfs;
 use shared::durable::{DiskError, OnPath as _};
+use shared::id::UploadId;
 use shared::size::Length;
 
 use crate::tus::refusal::Refusal;
@@ -16,21 +23,23 @@ use crate::tus::refusal::Refusal;
 /// Shorter uploads are not reserved: the call would cost more than it saves.
 const RESERVE_BYTES_MIN: u64 = 1 << 20;
 
-/// Free space of the spool's filesystem.
+/// Free space of the spool's filesystem, and what of it is promised.
 #[derive(Debug)]
 pub(crate) struct Space {
     dir: File,
     free_bytes_min: u64,
-    /// Whether the filesystem can set blocks aside without writing them.
-    reserves: bool,
+    /// Bytes still to come of uploads for which nothing is set aside; `None` where it is.
+    promised: Option<Mutex<HashMap<UploadId, u64>>>,
 }
 
 impl Space {
+    /// The space of the filesystem that `dir` lies on; `reserves` if it can set blocks aside.
     pub(crate) fn new(dir: File, free_bytes_min: u64, reserves: bool) -> Self {
+        let promised = (!reserves).then(Mutex::default);
         Self {
             dir,
             free_bytes_min,
-            reserves,
+            promised,
         }
     }
 
@@ -40,16 +49,17 @@ impl Space {
     /// [`Refusal::InsufficientStorage`]. A filesystem that cannot say how full it is refuses
     /// nothing: the write will tell.
     pub(crate) fn admit(&self, bytes: u64) -> Result<(), Refusal> {
+        let promised: u64 = self
+            .promises()
+            .map_or(0, |promised| promised.values().sum());
+        let kept = self.free_bytes_min.saturating_add(promised);
         match self.free_bytes() {
-            Ok(free) if free.saturating_sub(self.free_bytes_min) < bytes => {
-                Err(Refusal::InsufficientStorage)
-            }
+            Ok(free) if free.saturating_sub(kept) < bytes => Err(Refusal::InsufficientStorage),
             Ok(_) | Err(_) => Ok(()),
         }
     }
 
-    /// Sets blocks aside for the whole upload, so that it cannot meet a full disk. The file's size
-    /// stays as it is.
+    /// Sets blocks aside for the whole upload. The file's size stays as it is.
     ///
     /// # Errors
     /// `ENOSPC` and `EDQUOT`. Everything else is a filesystem that cannot, which is no reason to
@@ -63,7 +73,7 @@ impl Space {
         let Some(length) = length.filter(|length| RESERVE_BYTES_MIN <= length.0) else {
             return Ok(());
         };
-        if !self.reserves {
+        if self.promised.is_some() {
             return Ok(());
         }
         let bytes = i64::try_from(length.0).unwrap_or(i64::MAX);
@@ -72,6 +82,33 @@ impl Space {
             Err(errno @ (Errno::ENOSPC | Errno::EDQUOT)) => Err(errno).on("reserve", path),
             Ok(()) | Err(_) => Ok(()),
         }
+    }
+
+    /// Notes how much of an upload is still to come; nothing to note where blocks are set aside.
+    pub(crate) fn promise(&self, id: UploadId, bytes: u64) {
+        if let Some(mut promised) = self.promises() {
+            match bytes {
+                0 => promised.remove(&id),
+                more => promised.insert(id, more),
+            };
+        }
+    }
+
+    /// Replaces what is promised by what a scan of the spool found. `false` if nobody needs to know.
+    pub(crate) fn promise_only(&self, found: impl FnOnce() -> HashMap<UploadId, u64>) -> bool {
+        if self.promised.is_none() {
+            return false;
+        }
+        let found = found();
+        if let Some(mut promised) = self.promises() {
+            *promised = found;
+        }
+        true
+    }
+
+    fn promises(&self) -> Option<MutexGuard<'_, HashMap<UploadId, u64>>> {
+        let promised = self.promised.as_ref()?;
+        Some(promised.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn free_bytes(&self) -> io::Result<u64> {
@@ -111,5 +148,20 @@ mod tests {
         assert_eq!(file.metadata().unwrap().len(), 0);
         let far = space(0).reserve(&file, path, Some(Length::MAX));
         assert!(far.is_ok() || far.unwrap_err().is_full());
+    }
+
+    #[test]
+    fn where_nothing_is_set_aside_open_uploads_are_not_promised_more_than_there_is() {
+        let space = Space::new(File::open("/").unwrap(), 0, false);
+        let free = space.free_bytes().unwrap();
+        let (one, two) = (UploadId::generate(), UploadId::generate());
+        // Two thirds, so that other writers on this disk do not matter.
+        space.admit(free / 3 * 2).unwrap();
+        space.promise(one, free / 3 * 2);
+        assert_eq!(space.admit(free / 3 * 2), Err(Refusal::InsufficientStorage));
+        space.promise(one, 0);
+        space.admit(free / 3 * 2).unwrap();
+        assert!(space.promise_only(|| HashMap::from([(two, free / 3 * 2)])));
+        assert_eq!(space.admit(free / 3 * 2), Err(Refusal::InsufficientStorage));
     }
 }

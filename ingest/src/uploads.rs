@@ -3,6 +3,7 @@
 //! No header and no status code. What blocks for long (a sync) runs on a thread for that, and to
 //! its end: who asked may be gone by then, the upload is whole all the same.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,10 +12,10 @@ use shared::durable::{self, DiskError};
 use shared::ending::{self, End};
 use shared::handover::{self, Recovered};
 use shared::id::UploadId;
-use shared::layout::{DataAt, Dir, RecordAt};
+use shared::layout::{DataAt, Dir, Entry, RecordAt};
 use shared::lookup::{self, Found};
 use shared::receive::{NewData, Open, Receiving};
-use shared::record::{Place, Record};
+use shared::record::{self, Place, Record};
 use shared::size::Length;
 use shared::spool::Spool;
 use shared::time::UnixTime;
@@ -131,6 +132,8 @@ impl Uploads {
             new.discard()?;
             return Err(error.into());
         }
+        self.space
+            .promise(id, record.length.map_or(0, |length| length.0));
         let seat = self
             .writers
             .take_seat(id)
@@ -154,6 +157,7 @@ impl Uploads {
         whole: Option<Length>,
     ) -> Result<(), IngestError> {
         append.settle().await?;
+        self.space.promise(append.id(), append.left());
         let durability = self.spool.durability();
         let syncs = durability.syncs_patches() || (durability.syncs_finish() && whole.is_some());
         let job = move || conclude(append, whole);
@@ -188,9 +192,47 @@ impl Uploads {
             .take_seat(id)
             .await
             .map_err(|_| Refusal::Locked)?;
+        self.space.promise(id, 0);
         let spool = Arc::clone(&self.spool);
         let end = move || ending::end(&spool, id, Place::Terminated, UnixTime::now());
         Ok(spawn_blocking(end).await??)
+    }
+
+    /// Looks through the uploads being received: finishes hand-overs that were interrupted, and
+    /// sums up what is still to come where that is not set aside. Blocks for as long as there are
+    /// uploads, or until `go_on` says no. Whether it is worth repeating.
+    pub(crate) fn sweep(&self, go_on: impl Fn() -> bool) -> Result<bool, DiskError> {
+        let mut left = HashMap::new();
+        for entry in self.spool.entries(Dir::Uploads)? {
+            if !go_on() {
+                return Ok(false);
+            }
+            let Entry::Data(id, DataAt::Uploads) = entry? else {
+                continue;
+            };
+            match record::read(&self.spool.layout().record(id, RecordAt::Uploads)) {
+                Ok(record) if !record.is_received() => {
+                    let remaining = record
+                        .length
+                        .and_then(|length| length.remaining(record.offset));
+                    left.extend(remaining.map(|bytes| (id, bytes)));
+                }
+                Err(record::RecordError::Unreadable { .. }) => {}
+                // Received in full, or its record has gone ahead.
+                Ok(_) | Err(_) => self.recover(id),
+            }
+        }
+        Ok(self.space.promise_only(|| left))
+    }
+
+    fn recover(&self, id: UploadId) {
+        match handover::recover(&self.spool, id, UnixTime::now()) {
+            Ok(Recovered::Completed { by_us: true }) => {
+                tracing::info!(upload_id = %id, "finished a hand-over that was interrupted");
+            }
+            Ok(_) => {}
+            Err(error) => tracing::error!(upload_id = %id, %error, "cannot finish a hand-over"),
+        }
     }
 
     /// Whether the data of an upload is still among those being received.

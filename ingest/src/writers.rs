@@ -163,6 +163,11 @@ impl Wish {
 }
 
 impl Seat {
+    /// Which upload it is.
+    pub(crate) fn id(&self) -> UploadId {
+        self.id
+    }
+
     /// Notes bytes from the client.
     pub(crate) fn received(&self, bytes: u64) {
         let writer = &self.writer;

@@ -191,7 +191,7 @@ async fn answer<R: Routes>(
     link.phase.heads.fetch_add(1, Ordering::Relaxed);
     let (mut parts, body) = request.into_parts();
     let is_http1 = parts.version <= Version::HTTP_11;
-    let exchange = Exchange::new(link.peer, parts.version, body);
+    let exchange = Exchange::new(link.peer, &parts, body);
     let expects_continue = parts.headers.contains_key(http::header::EXPECT);
     parts.extensions.insert(exchange.clone());
     let Ok(mut response) = routes.call(Request::from_parts(parts, Empty::new())).await;

@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use http::Version;
+use http::request::Parts;
+use http::{Uri, Version};
 use http_body::{Body as _, Frame};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
@@ -20,6 +21,8 @@ pub(crate) struct Exchange {
     pub(crate) peer: SocketAddr,
     /// Which HTTP the request came by: it decides how its body is framed.
     pub(crate) version: Version,
+    /// What was asked for, as the client or the proxy wrote it.
+    pub(crate) uri: Uri,
     /// The request's body until a handler takes it, and what a handler left of it.
     body: Arc<Mutex<Unread>>,
 }
@@ -34,11 +37,12 @@ pub(crate) struct Unread {
 }
 
 impl Exchange {
-    pub(crate) fn new(peer: SocketAddr, version: Version, body: Incoming) -> Self {
+    pub(crate) fn new(peer: SocketAddr, head: &Parts, body: Incoming) -> Self {
         let body = (!body.is_end_stream()).then_some(body);
         Self {
             peer,
-            version,
+            version: head.version,
+            uri: head.uri.clone(),
             body: Arc::new(Mutex::new(Unread {
                 body,
                 polled: false,

@@ -8,13 +8,13 @@ use shared::time::UnixTime;
 use tracing::Instrument as _;
 use warp::reply::Response;
 
-use super::patch::append;
+use super::receive::receive;
 use super::stored::{announce_expiry, new_record};
 use super::{Request, respond};
 use crate::append::{Append, Held};
 use crate::error::IngestError;
 use crate::ingest::Ingest;
-use crate::tus::concat::{Authorities, Site};
+use crate::tus::concat::Site;
 use crate::tus::create::{self, Create, Plan};
 use crate::tus::patch::Reached;
 use crate::tus::stored::Kind;
@@ -24,10 +24,12 @@ pub(super) async fn create(
     request: Request,
 ) -> Result<Response, IngestError> {
     let capabilities = &ingest.capabilities;
+    let facts = request.facts();
+    let authorities = ingest.locator.authorities(&facts);
     let site = Site {
         base: &ingest.base_path,
         path: &request.path,
-        authorities: &Authorities::Any,
+        authorities: &authorities,
     };
     let create = Create::parse(&request.headers, request.body_size()?, &site, capabilities)?;
     let plan = create.decide(&[], capabilities)?;
@@ -52,9 +54,9 @@ async fn carry_out(
     );
     let (id, held) = ingest.uploads.create(record.clone()).await?;
     let span = tracing::info_span!("create", upload_id = %id);
-    let filled = fill(ingest, request, held, &plan).instrument(span).await;
+    let filled = fill(ingest, &request, held, &plan).instrument(span).await;
     let reached = filled?;
-    let location = format!("{}{id}", ingest.base_path);
+    let location = ingest.locate(&request, id);
     let offset = plan.first.is_some().then_some(reached.offset);
     let mut fields = create::reply(&location, offset);
     announce_expiry(&mut fields, &record, reached.complete, &ingest.capabilities);
@@ -63,14 +65,14 @@ async fn carry_out(
 
 /// Gives the new upload what came along, which may be nothing, and makes it durable.
 async fn fill(
-    ingest: &Arc<Ingest>,
-    request: Request,
+    ingest: &Ingest,
+    request: &Request,
     held: Held,
     plan: &Plan,
 ) -> Result<Reached, IngestError> {
     tracing::info!(length = plan.length.map(|length| length.0), "created");
     if let Some(first) = &plan.first {
-        return append(ingest, request, held, first, plan.kind).await;
+        return receive(ingest, request, held, first, plan.kind).await;
     }
     let complete = plan.complete_at_once();
     let whole = plan.length.filter(|_| complete && plan.kind == Kind::Whole);

@@ -9,27 +9,32 @@ use super::{Request, respond};
 use crate::error::IngestError;
 use crate::ingest::Ingest;
 use crate::tus::head::{self, Echo};
+use crate::tus::refusal::Refusal;
 
-/// Never disturbs a writer, takes no lock below the length, and needs no space.
+/// Never disturbs a writer, takes no lock below the length, needs no space, and never answers 5xx:
+/// tus-js-client starts again from byte 0 after anything but 2xx and 423.
 pub(super) async fn head(
     ingest: &Ingest,
     id: UploadId,
     request: &Request,
 ) -> Result<Response, IngestError> {
     head::parse(&request.headers)?;
-    let found = ingest.uploads.look_whole(id).await?;
-    let stored = stored(&found)?;
+    let found = match ingest.uploads.look_whole(id).await {
+        Err(IngestError::Refused(refusal)) => return Err(refusal.into()),
+        Err(error) => {
+            tracing::error!(%error, "cannot look; the client is told to ask again");
+            return Err(Refusal::Locked.into());
+        }
+        Ok(found) => found,
+    };
+    let capabilities = &ingest.capabilities;
+    let stored = stored(&found, capabilities)?;
     let (metadata, concat) = echo(&found.record);
     let echo = Echo {
         metadata: metadata.as_ref(),
         concat: concat.as_ref(),
     };
     let mut fields = head::reply(&stored, echo);
-    announce_expiry(
-        &mut fields,
-        &found.record,
-        stored.complete,
-        &ingest.capabilities,
-    );
+    announce_expiry(&mut fields, &found.record, stored.complete, capabilities);
     Ok(respond(StatusCode::OK, fields))
 }

@@ -4,6 +4,7 @@
 mod create;
 mod head;
 mod patch;
+mod receive;
 mod stored;
 mod terminate;
 
@@ -19,6 +20,7 @@ use warp::{Filter, Rejection};
 
 use crate::error::IngestError;
 use crate::ingest::Ingest;
+use crate::location::Facts;
 use crate::net::exchange::Exchange;
 use crate::tus::headers::{self, BodySize};
 use crate::tus::method::{self, Resource};
@@ -37,6 +39,17 @@ impl Request {
     fn body_size(&self) -> Result<BodySize, Refusal> {
         let ended = self.exchange.has_no_body();
         BodySize::of(&self.headers, self.exchange.version, ended)
+    }
+
+    /// What the request tells about the way it came.
+    pub(crate) fn facts(&self) -> Facts<'_> {
+        let peer = Some(self.exchange.peer.ip());
+        Facts {
+            peer,
+            tls: false,
+            uri: &self.exchange.uri,
+            headers: &self.headers,
+        }
     }
 }
 

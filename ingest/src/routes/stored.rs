@@ -1,5 +1,7 @@
 //! Between the record on disk and what the protocol's decisions know of an upload.
 
+use std::time::{Duration, SystemTime};
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, HeaderValue};
@@ -16,11 +18,17 @@ use crate::tus::stored::{Finish, Kind, Stored};
 /// What a decision needs to know.
 ///
 /// # Errors
-/// [`Refusal::Gone`] for an upload that was ended before it was delivered.
-pub(super) fn stored(found: &Found) -> Result<Stored, Refusal> {
+/// [`Refusal::Gone`] for an upload that was ended before it was delivered, or will be as soon as
+/// the janitor comes by.
+pub(super) fn stored(found: &Found, capabilities: &Capabilities) -> Result<Stored, Refusal> {
+    let stored = of_record(&found.record);
+    let has_expired =
+        || expires::is_over(last_write(&found.record), SystemTime::now(), capabilities);
     match found.state() {
         State::Terminated | State::Expired => Err(Refusal::Gone),
-        State::Receiving => Ok(of_record(&found.record)),
+        // A part waits for its final upload, a final upload for its parts.
+        State::Receiving if stored.kind == Kind::Whole && has_expired() => Err(Refusal::Gone),
+        State::Receiving => Ok(stored),
         State::Queued
         | State::Processing
         | State::Deferred
@@ -29,7 +37,7 @@ pub(super) fn stored(found: &Found) -> Result<Stored, Refusal> {
         | State::Failed
         | State::Joined => Ok(Stored {
             complete: true,
-            ..of_record(&found.record)
+            ..stored
         }),
     }
 }
@@ -117,7 +125,10 @@ pub(super) fn announce_expiry(
     complete: bool,
     capabilities: &Capabilities,
 ) {
+    expires::announce(fields, last_write(record), complete, capabilities);
+}
+
+fn last_write(record: &Record) -> SystemTime {
     let micros = u64::try_from(record.last_write.as_micros()).unwrap_or(0);
-    let last_write = std::time::UNIX_EPOCH + std::time::Duration::from_micros(micros);
-    expires::announce(fields, last_write, complete, capabilities);
+    SystemTime::UNIX_EPOCH + Duration::from_micros(micros)
 }

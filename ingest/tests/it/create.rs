@@ -173,3 +173,52 @@ fn a_method_may_be_overridden() {
     );
     server.ask(request).expect(204, &[("Upload-Offset", "5")]);
 }
+
+#[test]
+fn the_location_is_absolute_unless_an_unknown_proxy_stands_between() {
+    let server = TestServer::start(&[]);
+    let location = |fields: &str| {
+        let request = post(&format!("{fields}Upload-Length: 1\r\n"), "");
+        server
+            .ask(request)
+            .expect(201, &[])
+            .header("location")
+            .unwrap()
+            .to_owned()
+    };
+    assert!(
+        location("").starts_with("http://x/files/"),
+        "{}",
+        location("")
+    );
+    let relative = location("X-Forwarded-Proto: https\r\n");
+    assert!(!relative.contains("//"), "{relative}");
+    let trusting = TestServer::start(&["--trusted-proxies", "127.0.0.0/8"]);
+    let request = post("X-Forwarded-Proto: https\r\nUpload-Length: 1\r\n", "");
+    let response = trusting.ask(request).expect(201, &[]);
+    assert!(
+        response
+            .header("location")
+            .unwrap()
+            .starts_with("https://x/files/")
+    );
+}
+
+#[test]
+fn an_idle_upload_says_when_it_goes_and_is_gone_then() {
+    let server = TestServer::start(&["--expire-after", "1s"]);
+    let created = server
+        .ask(post("Upload-Length: 5\r\n", ""))
+        .expect(201, &[]);
+    assert!(created.header("upload-expires").unwrap().ends_with("GMT"));
+    let upload = path_of(created.header("location").unwrap());
+    let answer = server.ask(patch(&upload, 0, b"hel")).expect(204, &[]);
+    assert!(answer.header("upload-expires").is_some());
+    super::server::wait_until("it is gone", || server.ask(head(&upload)).status == 410);
+    server.ask(patch(&upload, 3, b"lo")).expect(410, &[]);
+    // A complete one never is.
+    let whole = server
+        .ask(post(&format!("{BYTES}Upload-Length: 2\r\n"), "ab"))
+        .expect(201, &[]);
+    assert_eq!(whole.header("upload-expires"), None);
+}

@@ -97,3 +97,20 @@ fn a_stalled_body_is_given_up_without_a_final_answer_and_kept() {
     assert!(connection.is_closed());
     assert_eq!(server.offset(&upload), 5);
 }
+
+#[test]
+fn a_hand_over_that_was_interrupted_is_finished_at_the_next_start() {
+    let server = TestServer::start(&[]);
+    let upload = server.create(5);
+    server.ask(patch(&upload, 0, b"hello")).expect(204, &[]);
+    let id = upload.rsplit('/').next().unwrap();
+    // As it is between the two renames.
+    let (data, back) = (
+        server.path("completed").join(id),
+        server.path("uploads").join(id),
+    );
+    #[expect(clippy::disallowed_methods, reason = "the crash that is played here")]
+    std::fs::rename(&data, &back).unwrap();
+    let _next = server.beside(&[]);
+    wait_until("it is handed over", || data.is_file());
+}

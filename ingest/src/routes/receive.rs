@@ -1,0 +1,120 @@
+//! The one way in which bytes get into an upload, whichever request brings them.
+
+use http::HeaderMap;
+use shared::size::Length;
+use tokio::task::spawn_blocking;
+
+use super::Request;
+use crate::append::{Append, Held};
+use crate::body::{self, End};
+use crate::error::IngestError;
+use crate::ingest::Ingest;
+use crate::ledger::Lost;
+use crate::tus::checksum::{Announced, Hasher, Verify};
+use crate::tus::patch::{self, Reached};
+use crate::tus::refusal::Refusal;
+use crate::tus::stored::Kind;
+
+/// Receives a body into an upload that is held, as planned, and commits it. However the body ends,
+/// what arrived and may count is kept; then the end's own answer is given.
+pub(super) async fn receive(
+    ingest: &Ingest,
+    request: &Request,
+    held: Held,
+    plan: &patch::Append,
+    kind: Kind,
+) -> Result<Reached, IngestError> {
+    let mut append = prepare(ingest, held, plan)?;
+    let mut hasher = match &plan.verify {
+        Verify::Digest(announced) => Some(Hasher::new(announced.algorithm)),
+        Verify::Nothing | Verify::Trailer => None,
+    };
+    let mut body = request.exchange.take_body();
+    let end = body::receive(&mut body, &mut append, &mut hasher, &ingest.patience).await;
+    drop(body);
+    log(&end);
+    let lost = matches!(end, End::Lost(_));
+    let (mut append, ended) = match end {
+        End::Complete(trailers) => verify(append, plan, hasher, trailers.as_ref()).await?,
+        other => (append, Err(refusal(&other, &plan.room.beyond))),
+    };
+    append.settle().await?;
+    let position = append.position();
+    let reached = plan.reached(position.0 - plan.at.0, ended.is_ok());
+    let complete = matches!(&reached, Ok(reached) if reached.complete) && append.all_counts();
+    let whole = (complete && kind == Kind::Whole && !lost).then_some(Length(position.0));
+    ingest.uploads.commit(append, whole).await?;
+    ended?;
+    Ok(reached?)
+}
+
+/// Checks that there is space for a length that has just become known, and notes it.
+fn prepare(ingest: &Ingest, held: Held, plan: &patch::Append) -> Result<Append, IngestError> {
+    let known = held.ledger.record().and_then(|record| record.length);
+    let new_length = plan.length.filter(|length| known != Some(*length));
+    if let Some(length) = new_length {
+        ingest.uploads.admit(length.0.saturating_sub(plan.at.0))?;
+        ingest.uploads.reserve(&held.ledger, length)?;
+    }
+    let end = plan.at.0.saturating_add(plan.room.most);
+    let mut append = Append::new(held, end, plan.verify.counts_at_once());
+    if let Some(length) = new_length {
+        append.set_length(length)?;
+    }
+    Ok(append)
+}
+
+/// Holds what arrived against the digest that was announced, before or after it. Bytes whose
+/// digest is wrong do not count, and those that did are taken back.
+async fn verify(
+    mut append: Append,
+    plan: &patch::Append,
+    hasher: Option<Hasher>,
+    trailers: Option<&HeaderMap>,
+) -> Result<(Append, Result<(), Refusal>), IngestError> {
+    let announced = match plan.verify.at_end(trailers) {
+        Ok(None) => return Ok((append, Ok(()))),
+        Ok(Some(announced)) => announced,
+        Err(refusal) => return Ok((append, Err(refusal))),
+    };
+    append.settle().await?;
+    let at = plan.at;
+    let judge = move || {
+        let digest = match hasher {
+            Some(hasher) => hasher.finish(),
+            None => append.digest_from(at, Hasher::new(announced.algorithm))?,
+        };
+        let verdict = Announced::verify(&announced, &digest);
+        match verdict {
+            Ok(()) => append.count(),
+            Err(_) => append.take_back(at)?,
+        }
+        Ok::<_, IngestError>((append, verdict))
+    };
+    spawn_blocking(judge).await?
+}
+
+/// The answer to a body that did not come to its end.
+fn refusal(end: &End, beyond: &Refusal) -> Refusal {
+    match end {
+        End::Broken(_) | End::Complete(_) => Refusal::BodyBroken,
+        End::Stalled => Refusal::BodyTimeout,
+        End::Cut => Refusal::Draining,
+        End::Replaced | End::Lost(Lost::ToAnother) => Refusal::Locked,
+        End::TooLong => beyond.clone(),
+        End::Disk(error) if error.is_full() => Refusal::InsufficientStorage,
+        End::Disk(_) | End::Lost(Lost::Unreadable(_)) => Refusal::Internal,
+    }
+}
+
+fn log(end: &End) {
+    match end {
+        End::Complete(_) => {}
+        End::Disk(error) => tracing::error!(%error, "cannot write"),
+        End::Lost(Lost::Unreadable(error)) => tracing::error!(%error, "cannot go on"),
+        End::Broken(error) => tracing::info!(%error, "body broke off; what came is kept"),
+        End::Stalled | End::Cut | End::Replaced | End::TooLong | End::Lost(Lost::ToAnother) => {
+            tracing::info!(?end, "body ended early; what came is kept");
+        }
+    }
+}
