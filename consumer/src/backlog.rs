@@ -7,18 +7,16 @@
 //! run into somebody's trail. Sixteen misses in a row mean that the snapshot is out of date and a
 //! new scan is cheaper than guessing (0.004 failed attempts per claim with 8).
 
-use shared::id::UploadId;
-
 /// Misses in a row after which a snapshot is given up.
 const MISSES_MAX: u32 = 16;
 
-/// Uploads held in memory at most, at 16 bytes each. What is beyond is found by a later scan.
+/// Uploads held in memory at most (an id has 16 bytes). What is beyond is found by a later scan.
 pub const ENTRIES_MAX: usize = 1 << 20;
 
 /// What one scan found and has not been tried yet.
-#[derive(Debug, Default)]
-pub struct Backlog {
-    ids: Vec<UploadId>,
+#[derive(Debug)]
+pub struct Backlog<T> {
+    entries: Vec<T>,
     /// One bit for each id: it has been given out.
     tried: Vec<u64>,
     left: usize,
@@ -26,43 +24,55 @@ pub struct Backlog {
     misses: u32,
 }
 
-impl Backlog {
+impl<T> Default for Backlog<T> {
+    fn default() -> Self {
+        Self {
+            entries: Vec::new(),
+            tried: Vec::new(),
+            left: 0,
+            at: 0,
+            misses: 0,
+        }
+    }
+}
+
+impl<T: Copy> Backlog<T> {
     /// Takes in a new scan, forgetting the last one; `chance` lies in `0.0..1.0`. Returns whether
     /// all of it fitted into [`ENTRIES_MAX`].
-    pub fn refill(&mut self, ids: impl IntoIterator<Item = UploadId>, chance: f64) -> bool {
+    pub fn refill(&mut self, entries: impl IntoIterator<Item = T>, chance: f64) -> bool {
         self.clear();
-        let mut ids = ids.into_iter();
-        self.ids.extend(ids.by_ref().take(ENTRIES_MAX));
-        let all = ids.next().is_none();
-        self.left = self.ids.len();
-        self.tried.resize(self.ids.len().div_ceil(64), 0);
+        let mut entries = entries.into_iter();
+        self.entries.extend(entries.by_ref().take(ENTRIES_MAX));
+        let all = entries.next().is_none();
+        self.left = self.entries.len();
+        self.tried.resize(self.entries.len().div_ceil(64), 0);
         self.jump(chance);
         all
     }
 
     /// Adds one upload to what is there; false if there is no room.
-    pub fn push(&mut self, id: UploadId) -> bool {
+    pub fn push(&mut self, entry: T) -> bool {
         if self.left == 0 {
             self.clear();
         }
-        if ENTRIES_MAX <= self.ids.len() {
+        if ENTRIES_MAX <= self.entries.len() {
             return false;
         }
-        self.ids.push(id);
-        self.tried.resize(self.ids.len().div_ceil(64), 0);
+        self.entries.push(entry);
+        self.tried.resize(self.entries.len().div_ceil(64), 0);
         self.left += 1;
         true
     }
 
     /// Forgets everything.
     pub fn clear(&mut self) {
-        self.ids.clear();
+        self.entries.clear();
         self.tried.clear();
         (self.left, self.at, self.misses) = (0, 0, 0);
     }
 
     /// The next upload to try, each once.
-    pub fn take(&mut self) -> Option<UploadId> {
+    pub fn take(&mut self) -> Option<T> {
         if self.left == 0 {
             return None;
         }
@@ -74,7 +84,7 @@ impl Backlog {
         }
         self.left -= 1;
         self.at = index + 1;
-        self.ids.get(index).copied()
+        self.entries.get(index).copied()
     }
 
     /// The last one could be claimed: the walk goes on here.
@@ -111,7 +121,7 @@ impl Backlog {
             clippy::cast_precision_loss,
             reason = "a random place below 2^20; any place will do"
         )]
-        let place = (chance.clamp(0.0, 1.0) * self.ids.len() as f64) as usize;
+        let place = (chance.clamp(0.0, 1.0) * self.entries.len() as f64) as usize;
         self.at = place;
     }
 
@@ -132,7 +142,7 @@ impl Backlog {
                 };
                 word * 64 + bits.trailing_zeros() as usize
             })
-            .filter(|&index| index < self.ids.len())
+            .filter(|&index| index < self.entries.len())
     }
 }
 
@@ -141,6 +151,7 @@ mod tests {
     use std::collections::HashSet;
 
     use proptest::prelude::*;
+    use shared::id::UploadId;
 
     use super::*;
 
@@ -206,7 +217,7 @@ mod tests {
         let all = ids(20_000);
         let mut gone = HashSet::new();
         let mut random = fastrand::Rng::with_seed(7);
-        let mut walkers: Vec<Backlog> = (0..8).map(|_| Backlog::default()).collect();
+        let mut walkers: Vec<Backlog<UploadId>> = (0..8).map(|_| Backlog::default()).collect();
         let (mut claims, mut misses) = (0, 0);
         while claims < all.len() {
             for walker in &mut walkers {

@@ -20,7 +20,7 @@ const DUE_MAX: usize = 1 << 18;
 /// What one listing of `deferred/` told, and has not been tried yet.
 #[derive(Debug, Default)]
 pub struct Deferred {
-    due: Backlog,
+    due: Backlog<(u64, UploadId)>,
     /// Earliest last.
     soon: Vec<(u64, UploadId)>,
     /// Whether all that is due before this time (Unix seconds) is known. `None`: everything is.
@@ -42,7 +42,7 @@ impl Deferred {
         for (not_before, id) in entries {
             if backoff.is_due(not_before, now) {
                 if due.len() < DUE_MAX {
-                    due.push(id);
+                    due.push((not_before, id));
                 } else {
                     self.horizon = Some(now);
                 }
@@ -71,14 +71,14 @@ impl Deferred {
         self.soon.insert(at, (not_before, id));
     }
 
-    /// The next upload to try that is due at `now`, each once.
-    pub fn take(&mut self, backoff: &Backoff, now: u64) -> Option<UploadId> {
+    /// The next upload to try that is due at `now`, each once, with the time in its name.
+    pub fn take(&mut self, backoff: &Backoff, now: u64) -> Option<(u64, UploadId)> {
         while let Some(&(not_before, id)) = self.soon.last() {
             if !backoff.is_due(not_before, now) {
                 break;
             }
             self.soon.pop();
-            self.due.push(id);
+            self.due.push((not_before, id));
         }
         self.due.take()
     }
@@ -135,10 +135,10 @@ mod tests {
         let take = |deferred: &mut Deferred, now| {
             std::iter::from_fn(|| deferred.take(&BACKOFF, now)).collect::<Vec<_>>()
         };
-        assert_eq!(take(&mut deferred, 1000), [list[0].1, list[1].1]);
+        assert_eq!(take(&mut deferred, 1000), [list[0], list[1]]);
         assert_eq!(deferred.look_at(), Some(1001));
-        assert_eq!(take(&mut deferred, 1004), [list[2].1]);
-        assert_eq!(take(&mut deferred, 2000), [list[3].1, list[4].1]);
+        assert_eq!(take(&mut deferred, 1004), [list[2]]);
+        assert_eq!(take(&mut deferred, 2000), [list[3], list[4]]);
         assert_eq!(deferred.look_at(), None);
     }
 
@@ -148,11 +148,7 @@ mod tests {
         let mut deferred = Deferred::default();
         deferred.refill(list.clone(), &BACKOFF, 4990, 0.0);
         assert_eq!(deferred.take(&BACKOFF, 4990), None);
-        assert_eq!(
-            deferred.take(&BACKOFF, 1390),
-            Some(list[0].1),
-            "an hour back"
-        );
+        assert_eq!(deferred.take(&BACKOFF, 1390), Some(list[0]), "an hour back");
     }
 
     #[test]
@@ -163,8 +159,8 @@ mod tests {
         deferred.push(1010, early);
         assert_eq!(deferred.look_at(), Some(1010));
         assert_eq!(deferred.take(&BACKOFF, 1009), None);
-        assert_eq!(deferred.take(&BACKOFF, 1010), Some(early));
-        assert_eq!(deferred.take(&BACKOFF, 1020), Some(late));
+        assert_eq!(deferred.take(&BACKOFF, 1010), Some((1010, early)));
+        assert_eq!(deferred.take(&BACKOFF, 1020), Some((1020, late)));
         assert!(
             !deferred.is_stale(2000),
             "nothing else was ever listed away"

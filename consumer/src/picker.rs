@@ -10,6 +10,7 @@ use std::collections::{BinaryHeap, VecDeque};
 use std::time::Duration;
 
 use shared::id::UploadId;
+use shared::layout::DataAt;
 
 use crate::backlog::Backlog;
 use crate::deferred::Deferred;
@@ -41,7 +42,7 @@ pub struct Candidate {
     /// Which.
     pub id: UploadId,
     /// Where it was seen.
-    pub turn: Turn,
+    pub at: DataAt,
     how: How,
 }
 
@@ -53,6 +54,17 @@ enum How {
     Heard,
     /// Found busy before; the last wait.
     Busy(Duration),
+}
+
+impl Candidate {
+    /// Whose turn it was.
+    #[must_use]
+    pub fn turn(&self) -> Turn {
+        match self.at {
+            DataAt::Deferred(_) => Turn::Deferred,
+            _ => Turn::Fresh,
+        }
+    }
 }
 
 /// What to do next.
@@ -84,7 +96,7 @@ pub struct Picker {
     poll: Duration,
     next_poll: Duration,
     turn: Turn,
-    fresh: Backlog,
+    fresh: Backlog<UploadId>,
     fresh_stale: bool,
     heard: VecDeque<UploadId>,
     busy: BinaryHeap<Reverse<(Duration, UploadId, Duration)>>,
@@ -137,11 +149,8 @@ impl Picker {
 
     fn pick_fresh(&mut self, now: Now) -> Option<Pick> {
         let candidate = |id, how| {
-            Some(Pick::Try(Candidate {
-                id,
-                turn: Turn::Fresh,
-                how,
-            }))
+            let at = DataAt::Completed;
+            Some(Pick::Try(Candidate { id, at, how }))
         };
         if let Some(&Reverse((at, id, wait))) = self.busy.peek()
             && at <= now.steady
@@ -159,9 +168,9 @@ impl Picker {
     }
 
     fn pick_deferred(&mut self, now: Now) -> Option<Pick> {
-        if let Some(id) = self.deferred.take(&self.backoff, now.unix) {
-            let (turn, how) = (Turn::Deferred, How::Walk);
-            return Some(Pick::Try(Candidate { id, turn, how }));
+        if let Some((not_before, id)) = self.deferred.take(&self.backoff, now.unix) {
+            let (at, how) = (DataAt::Deferred(not_before), How::Walk);
+            return Some(Pick::Try(Candidate { id, at, how }));
         }
         let stale = self.deferred_stale || self.deferred.is_stale(now.unix);
         if !stale || now.steady < self.deferred_from {
@@ -231,7 +240,7 @@ impl Picker {
 
     /// The candidate could be claimed.
     pub fn claimed(&mut self, candidate: Candidate) {
-        match (candidate.how, candidate.turn) {
+        match (candidate.how, candidate.turn()) {
             (How::Walk, Turn::Fresh) => self.fresh.hit(),
             (How::Walk, Turn::Deferred) => self.deferred.hit(),
             (How::Heard | How::Busy(_), _) => {}
@@ -241,23 +250,23 @@ impl Picker {
     /// The candidate could not be claimed.
     pub fn missed(&mut self, candidate: Candidate, miss: Miss, now: Duration, chance: f64) {
         if candidate.how == How::Walk {
-            let was_empty = match candidate.turn {
+            let was_empty = match candidate.turn() {
                 Turn::Fresh => self.fresh.is_empty(),
                 Turn::Deferred => false,
             };
-            match candidate.turn {
+            match candidate.turn() {
                 Turn::Fresh => self.fresh.miss(chance),
                 Turn::Deferred => self.deferred.miss(chance),
             }
             // The snapshot was given up: what it still held has to be found again.
             self.fresh_stale |=
-                candidate.turn == Turn::Fresh && !was_empty && self.fresh.is_empty();
+                candidate.turn() == Turn::Fresh && !was_empty && self.fresh.is_empty();
         }
         let wait = match candidate.how {
             How::Busy(last) => last * 2,
             How::Walk | How::Heard => BUSY_FIRST,
         };
-        let again = miss == Miss::Busy && candidate.turn == Turn::Fresh && wait <= BUSY_LAST;
+        let again = miss == Miss::Busy && candidate.turn() == Turn::Fresh && wait <= BUSY_LAST;
         if again && self.busy.len() < HEARD_MAX {
             self.busy.push(Reverse((now + wait, candidate.id, wait)));
         }
@@ -339,14 +348,14 @@ mod tests {
         let mut picker = picker();
         let mut order = Vec::new();
         for _ in 0..8 {
-            order.push(tried(settle(&mut picker, &fresh, &deferred, at(0))).turn);
+            order.push(tried(settle(&mut picker, &fresh, &deferred, at(0))).turn());
         }
         use Turn::{Deferred as D, Fresh as F};
         assert_eq!(order, [F, D, F, D, F, D, D, D]);
         picker.heard(fresh[0]);
         let next = tried(picker.pick(at(0), 0.5));
         assert_eq!(
-            (next.turn, next.id),
+            (next.turn(), next.id),
             (F, fresh[0]),
             "the next turn is the fresh one's"
         );
