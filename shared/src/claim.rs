@@ -230,6 +230,19 @@ fn is_young(file: &File, path: &std::path::Path) -> Result<bool, DiskError> {
     Ok(UnixTime::now().since(changed) < RECORD_GRACE)
 }
 
+/// Shows that a claim lives, without having it at hand: sets its state's mtime to the file
+/// system's now.
+///
+/// # Errors
+/// As utimensat(2); missing if the claim has been settled or lost.
+pub fn beat(spool: &Spool, id: UploadId, claim: ClaimId) -> Result<(), DiskError> {
+    let path = spool.layout().state(id, claim);
+    let file = durable::open(&path, true)?;
+    // "Now" of the filesystem's own clock, not of ours: on NFS the server's.
+    let now = TimeSpec::UTIME_NOW;
+    nix::sys::stat::futimens(&file, &now, &now).on("touch", &path)
+}
+
 impl Claim {
     /// The upload's id.
     #[must_use]
@@ -296,16 +309,12 @@ impl Claim {
         self.lock.is_at(&self.path())
     }
 
-    /// Shows that the claim lives: sets its state's mtime to the file system's now.
+    /// Shows that the claim lives: see [`beat`].
     ///
     /// # Errors
     /// As utimensat(2).
     pub fn beat(&self) -> Result<(), DiskError> {
-        let path = self.spool.layout().state(self.id, self.claim);
-        let file = durable::open(&path, true)?;
-        // "Now" of the filesystem's own clock, not of ours: on NFS the server's.
-        let now = TimeSpec::UTIME_NOW;
-        nix::sys::stat::futimens(&file, &now, &now).on("touch", &path)
+        beat(&self.spool, self.id, self.claim)
     }
 
     /// Writes down the hook's process group and deadline, so that another consumer of this host
