@@ -29,6 +29,7 @@ use nix::errno::Errno;
 use nix::unistd::{Gid, Uid};
 use serde::{Deserialize, Serialize};
 use shared::durable::{self, DirSync, DiskError, OnPath};
+use shared::failpoint::{self, Failpoint};
 use shared::id::UploadId;
 use shared::record;
 
@@ -268,6 +269,7 @@ impl Destination {
             claim.choose(&chosen).map_err(DeliverError::State)?;
             claim.go_on()?;
             if self.give_names(parcel, source, &chosen.name)? {
+                failpoint::hit(Failpoint::DeliverNamed).on("deliver", parcel.path)?;
                 self.make_durable(parcel, &chosen.name)?;
                 return Ok(chosen.name);
             }

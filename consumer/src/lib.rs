@@ -17,3 +17,6 @@ pub mod watch;
 
 pub mod deliver;
 pub mod hook;
+
+pub mod facts;
+pub mod job;

@@ -1,0 +1,455 @@
+//! What is done with one claimed upload: checks, delivery, hooks; and how that is settled.
+//!
+//! The order is check, move, hook: a check decides whether the upload may go anywhere; a hook is
+//! told where it has gone. Whatever the outcome, the claim is settled exactly once, here.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::unistd::Pid;
+use serde_json::Value;
+use shared::claim::{Claim, ProcessGroup};
+use shared::durable::{self, DiskError};
+use shared::failpoint::{self, Failpoint};
+use shared::host;
+use shared::layout::Dir;
+use shared::record::Attempt;
+use shared::settle::Settled;
+use shared::time::UnixTime;
+use tokio::runtime::Handle;
+
+use crate::config::{Config, MoveTo};
+use crate::deliver::{self, Chosen, DeliverError, Destination, Halt, Parcel};
+use crate::facts::Facts;
+use crate::hook::{self, Stop};
+use crate::outcome::{End, Verdict, verdict};
+use crate::retry::Next;
+use crate::template::CommandTemplate;
+
+/// Largest result that is kept for the client, in bytes. It lives in the receipt, which every
+/// HEAD and GET reads.
+pub const RESULT_BYTES_MAX: u64 = 16 * 1024;
+
+/// Beyond a command's timeout and grace, how long its consumer may need to end it.
+const DEADLINE_SLACK: Duration = Duration::from_secs(30);
+
+/// What all jobs of a process share.
+#[derive(Debug)]
+pub struct Workshop {
+    /// What to do.
+    pub config: Config,
+    /// Where to move uploads, opened.
+    pub destination: Option<Destination>,
+    /// The runtime on which commands are waited for.
+    pub runtime: Handle,
+    /// When to end them early.
+    pub stop: Stop,
+}
+
+/// How a job ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Conclusion {
+    /// Delivered; nothing is left to do.
+    Delivered,
+    /// Failed; it will be tried again from then on (Unix seconds).
+    Deferred {
+        /// Earliest next attempt.
+        not_before: u64,
+    },
+    /// It lies in `failed/`.
+    Dead {
+        /// The command itself said so at once, so that it works; otherwise its attempts are used
+        /// up.
+        rejected: bool,
+    },
+    /// Back in the queue, the attempt not counted.
+    PutBack,
+    /// The claim was lost to another consumer; nothing was touched.
+    Lost,
+}
+
+/// A job's conclusion, and how its last command ended, if one ran.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Report {
+    /// How the job ended.
+    pub conclusion: Conclusion,
+    /// How its last command ended.
+    pub end: Option<End>,
+}
+
+/// A stage that did not succeed.
+struct Failed {
+    verdict: Verdict,
+    end: Option<End>,
+    attempt: Attempt,
+}
+
+/// What the stages made of the upload.
+#[derive(Default)]
+struct Delivered {
+    path: Option<PathBuf>,
+    end: Option<End>,
+}
+
+impl Workshop {
+    /// Processes a claimed upload and settles the claim. `chance` lies in `0.0..1.0`.
+    ///
+    /// # Errors
+    /// The claim could not be settled: it is left as a crash would leave it, for the next
+    /// consumer to find.
+    pub fn process(&self, mut claim: Claim, chance: f64) -> Result<Report, DiskError> {
+        let result_path = claim.spool().temp(Dir::Claimed, claim.id());
+        let outcome = self.stages(&mut claim, &result_path);
+        let result = match outcome {
+            Ok(_) => take_result(&result_path),
+            Err(_) => durable::unlink(&result_path).map(|_| None),
+        };
+        if let Err(error) = &result {
+            tracing::warn!(%error, "the command's result cannot be read");
+        }
+        match outcome {
+            Ok(delivered) => {
+                let destination = delivered
+                    .path
+                    .map(|path| path.to_string_lossy().into_owned());
+                let end = delivered.end;
+                let settled =
+                    claim.delivered(destination, result.ok().flatten(), UnixTime::now())?;
+                Ok(Report {
+                    conclusion: unless_lost(settled, Conclusion::Delivered),
+                    end,
+                })
+            }
+            Err(failed) => self.settle_failure(claim, *failed, chance),
+        }
+    }
+
+    fn settle_failure(
+        &self,
+        claim: Claim,
+        failed: Failed,
+        chance: f64,
+    ) -> Result<Report, DiskError> {
+        let (end, now) = (failed.end, UnixTime::now());
+        let error = failed.attempt.error.clone();
+        let (settled, conclusion) = match failed.verdict {
+            Verdict::PutBack | Verdict::Misconfigured | Verdict::Done => {
+                tracing::info!(error, "put back; the attempt does not count");
+                (claim.put_back()?, Conclusion::PutBack)
+            }
+            Verdict::Dead => {
+                tracing::warn!(error, "rejected; it lies in failed/");
+                let settled = claim.dead(Some(failed.attempt), &error, now)?;
+                (settled, Conclusion::Dead { rejected: true })
+            }
+            Verdict::Retry => match self.config.backoff.next(claim.attempt(), chance) {
+                Next::After(delay) => {
+                    let not_before = now.plus(delay + Duration::from_millis(999)).as_secs();
+                    tracing::warn!(
+                        error,
+                        delay_s = delay.as_secs_f64(),
+                        "failed; will be retried"
+                    );
+                    let settled = claim.retry(failed.attempt, not_before)?;
+                    (settled, Conclusion::Deferred { not_before })
+                }
+                Next::Exhausted => {
+                    tracing::error!(error, "failed for the last time; it lies in failed/");
+                    let reason = format!("all {} attempts failed: {error}", claim.attempt());
+                    let settled = claim.dead(Some(failed.attempt), &reason, now)?;
+                    (settled, Conclusion::Dead { rejected: false })
+                }
+            },
+        };
+        Ok(Report {
+            conclusion: unless_lost(settled, conclusion),
+            end,
+        })
+    }
+
+    fn stages(&self, claim: &mut Claim, result: &Path) -> Result<Delivered, Box<Failed>> {
+        let mut done = Delivered::default();
+        for command in &self.config.checks {
+            done.end = Some(self.command("check", command, claim, result, None)?);
+        }
+        if let (Some(move_to), Some(destination)) = (&self.config.move_to, &self.destination) {
+            done.path = Some(self.deliver(move_to, destination, claim, result)?);
+        }
+        for command in &self.config.hooks {
+            let path = done.path.as_deref();
+            done.end = Some(self.command("hook", command, claim, result, path)?);
+        }
+        Ok(done)
+    }
+
+    /// Runs one command to its end; `Ok` if it exited with 0.
+    fn command(
+        &self,
+        stage: &'static str,
+        command: &CommandTemplate,
+        claim: &mut Claim,
+        result: &Path,
+        delivered: Option<&Path>,
+    ) -> Result<End, Box<Failed>> {
+        let mut attempt = begin(claim, stage);
+        let facts = self.facts(claim, result, delivered);
+        let argv = match command.render(|field| facts.for_command(field)) {
+            Ok(argv) => argv,
+            Err(unfit) => {
+                let verdict = Verdict::Dead;
+                return Err(fail(attempt, verdict, None, unfit.to_string()));
+            }
+        };
+        let (environment, stdin) = (
+            facts.environment(&self.config.environment),
+            facts.record_json(),
+        );
+        let lock = match claim.data().try_clone() {
+            Ok(lock) => lock,
+            Err(error) => return Err(fail(attempt, Verdict::PutBack, None, error.to_string())),
+        };
+        let run = hook::Run {
+            argv,
+            environment,
+            stdin,
+            claim: claim.claim_id(),
+            lock: lock.as_fd(),
+            timeout: self.config.hook_timeout,
+            grace: self.config.kill_grace,
+        };
+        let started = |pid| self.write_down(claim, pid);
+        let report = self.runtime.block_on(hook::run(run, &self.stop, started));
+        if let Err(error) = failpoint::hit(Failpoint::HookEnded) {
+            return Err(fail(attempt, Verdict::Retry, None, error.to_string()));
+        }
+        let verdict = verdict(report.end);
+        if verdict == Verdict::Done {
+            self.strike_out(claim);
+            return Ok(report.end);
+        }
+        match report.end {
+            End::Exited(code) => attempt.exit = Some(code.into()),
+            End::Signalled(signal) => attempt.signal = Some(signal),
+            End::TimedOut => attempt.timeout = true,
+            End::Interrupted | End::NotStarted(_) => {}
+        }
+        attempt.stderr_tail = report.stderr_tail;
+        let error = format!("{stage} {:?}: {}", command.program(), report.end);
+        Err(fail(attempt, verdict, Some(report.end), error))
+    }
+
+    /// Says beside the claim which processes work on it, and until when.
+    fn write_down(&self, claim: &mut Claim, pid: Pid) -> io::Result<()> {
+        let id = pid.as_raw().unsigned_abs();
+        let group = host::started_ticks(id).map(|started_ticks| ProcessGroup { id, started_ticks });
+        let allowed = self.config.hook_timeout + self.config.kill_grace + DEADLINE_SLACK;
+        claim
+            .set_group(group, Some(UnixTime::now().plus(allowed)))
+            .map_err(io::Error::other)?;
+        failpoint::hit(Failpoint::HookStarted)
+    }
+
+    /// The command is over: nobody need end its processes any more.
+    fn strike_out(&self, claim: &mut Claim) {
+        if let Err(error) = claim.set_group(None, None) {
+            // Whoever looked for them would find them gone, or of another start time.
+            tracing::warn!(%error, "the ended command stays written down");
+        }
+    }
+
+    fn deliver(
+        &self,
+        move_to: &MoveTo,
+        destination: &Destination,
+        claim: &mut Claim,
+        result: &Path,
+    ) -> Result<PathBuf, Box<Failed>> {
+        let attempt = begin(claim, "move");
+        let facts = self.facts(claim, result, None);
+        let name = move_to.name.render(facts.id, |field| facts.for_name(field));
+        let record = move_to.keep_record.then(|| facts.record_json());
+        let earlier = earlier(claim, &move_to.dir);
+        let delivered = claim
+            .data()
+            .try_clone()
+            .map_err(deliver_error(&claim.path()))
+            .and_then(|data| {
+                let path = claim.path();
+                let parcel = Parcel {
+                    id: claim.id(),
+                    data: &data,
+                    path: &path,
+                    name: &name,
+                    record: record.as_deref(),
+                };
+                let mut held = Held {
+                    claim,
+                    dir: &move_to.dir,
+                    stop: &self.stop,
+                };
+                destination.deliver(&parcel, earlier.as_ref(), &mut held)
+            });
+        delivered
+            .map(|name| move_to.dir.join(name))
+            .map_err(|error| {
+                let verdict = match error {
+                    DeliverError::Halted(_) => Verdict::PutBack,
+                    _ => Verdict::Retry,
+                };
+                fail(attempt, verdict, None, format!("move: {error}"))
+            })
+    }
+
+    fn facts<'a>(
+        &self,
+        claim: &'a Claim,
+        result_path: &'a Path,
+        delivered: Option<&Path>,
+    ) -> Facts<'a> {
+        Facts {
+            id: claim.id(),
+            claim: claim.claim_id(),
+            record: claim.record(),
+            file: delivered.map_or_else(|| claim.path(), Path::to_owned),
+            record_path: claim.record_path(),
+            result_path,
+            max_attempts: self.config.backoff.attempts_max,
+        }
+    }
+}
+
+/// A claim as a delivery sees it.
+struct Held<'a> {
+    claim: &'a mut Claim,
+    dir: &'a Path,
+    stop: &'a Stop,
+}
+
+impl deliver::Claim for Held<'_> {
+    fn choose(&mut self, chosen: &Chosen) -> io::Result<()> {
+        let path = self.dir.join(&chosen.name);
+        self.claim
+            .set_destination(&path.to_string_lossy(), chosen.inode)
+            .map_err(io::Error::other)?;
+        failpoint::hit(Failpoint::DeliverChosen)
+    }
+
+    fn go_on(&mut self) -> Result<(), Halt> {
+        if self.stop.drained.is_cancelled() {
+            return Err(Halt::Stopping);
+        }
+        match self.claim.is_ours() {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Halt::ClaimLost),
+            Err(error) => Err(Halt::Unknown(io::Error::other(error))),
+        }
+    }
+}
+
+/// The name that an earlier attempt chose in this destination.
+fn earlier(claim: &Claim, dir: &Path) -> Option<Chosen> {
+    let state = claim.state();
+    let path = Path::new(state.destination.as_deref()?);
+    let name = path.strip_prefix(dir).ok()?.to_owned();
+    Some(Chosen {
+        name,
+        inode: state.destination_inode?,
+    })
+}
+
+fn deliver_error(path: &Path) -> impl FnOnce(io::Error) -> DeliverError {
+    move |error| DiskError::new("duplicate", path, error).into()
+}
+
+fn begin(claim: &Claim, stage: &str) -> Attempt {
+    let now = UnixTime::now();
+    Attempt {
+        n: claim.attempt(),
+        started_at: now,
+        ended_at: now,
+        host: host::Host::this().name.clone(),
+        pid: std::process::id(),
+        stage: stage.to_owned(),
+        ..Attempt::default()
+    }
+}
+
+fn fail(mut attempt: Attempt, verdict: Verdict, end: Option<End>, error: String) -> Box<Failed> {
+    attempt.ended_at = UnixTime::now();
+    attempt.error = error;
+    Box::new(Failed {
+        verdict,
+        end,
+        attempt,
+    })
+}
+
+fn unless_lost(settled: Settled, conclusion: Conclusion) -> Conclusion {
+    match settled {
+        Settled::Done => conclusion,
+        Settled::Lost => Conclusion::Lost,
+    }
+}
+
+/// What the command wrote for the client: JSON, or else text. Removes the file.
+fn take_result(path: &Path) -> Result<Option<Value>, DiskError> {
+    use std::io::Read;
+
+    use shared::durable::OnPath;
+    let file = match durable::open(path, false) {
+        Err(error) if error.is_missing() => return Ok(None),
+        file => file?,
+    };
+    let mut bytes = Vec::new();
+    file.take(RESULT_BYTES_MAX + 1)
+        .read_to_end(&mut bytes)
+        .on("read", path)?;
+    durable::unlink(path)?;
+    if RESULT_BYTES_MAX < bytes.len() as u64 {
+        tracing::warn!(
+            most = RESULT_BYTES_MAX,
+            "the command's result is too large and not kept"
+        );
+        return Ok(None);
+    }
+    if bytes.iter().all(u8::is_ascii_whitespace) {
+        return Ok(None);
+    }
+    let text = || Value::String(String::from_utf8_lossy(&bytes).trim_end().to_owned());
+    Ok(Some(
+        serde_json::from_slice(&bytes).unwrap_or_else(|_| text()),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_result_is_json_or_text_of_limited_size_and_read_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("result");
+        let limit = usize::try_from(RESULT_BYTES_MAX).unwrap();
+        let cases: [(Vec<u8>, Option<Value>); 6] = [
+            (
+                br#"{"ok": true}"#.to_vec(),
+                Some(serde_json::json!({"ok": true})),
+            ),
+            (b"fine\n".to_vec(), Some("fine".into())),
+            (b"\xff".to_vec(), Some("\u{fffd}".into())),
+            (b" \n".to_vec(), None),
+            (vec![b'x'; limit + 1], None),
+            (vec![b'x'; limit], Some("x".repeat(limit).into())),
+        ];
+        for (bytes, expected) in cases {
+            std::fs::write(&path, bytes).unwrap();
+            assert_eq!(take_result(&path).unwrap(), expected);
+            assert!(!path.try_exists().unwrap());
+        }
+        assert_eq!(take_result(&path).unwrap(), None);
+        std::os::unix::fs::symlink("/etc/passwd", &path).unwrap();
+        assert!(take_result(&path).is_err(), "no link is followed");
+    }
+}
