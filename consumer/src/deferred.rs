@@ -93,6 +93,12 @@ impl Deferred {
         self.due.miss(chance);
     }
 
+    /// Whether something that is due is left to try.
+    #[must_use]
+    pub fn has_due(&self) -> bool {
+        !self.due.is_empty()
+    }
+
     /// When to look again without being told to (Unix seconds): something becomes due, or what is
     /// due is no longer known.
     #[must_use]

@@ -40,7 +40,7 @@ pub enum Entry {
 }
 
 /// Permission to work on one upload.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 #[must_use]
 pub struct Pass(Vec<Slot>);
 
@@ -62,6 +62,12 @@ impl Gate {
     #[must_use]
     pub fn is_open(&self) -> bool {
         self.only.takes_all() && self.limits.is_empty()
+    }
+
+    /// Whether an upload with this record is for this process.
+    #[must_use]
+    pub fn is_ours(&self, record: &Record) -> bool {
+        self.only.takes(record)
     }
 
     /// Whether the upload is known not to be ours.

@@ -20,3 +20,8 @@ pub mod hook;
 
 pub mod facts;
 pub mod job;
+
+pub mod queue;
+pub mod recovery;
+pub mod run;
+pub mod worker;

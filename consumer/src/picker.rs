@@ -272,6 +272,19 @@ impl Picker {
         }
     }
 
+    /// Whether something could be tried at this moment by somebody else.
+    #[must_use]
+    pub fn has_more(&self) -> bool {
+        !self.fresh.is_empty() || !self.heard.is_empty() || self.deferred.has_due()
+    }
+
+    /// Whether nothing is left at all, as far as is known: nothing to try now or later.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        let later = self.fresh_stale || self.deferred_stale || !self.busy.is_empty();
+        !later && !self.has_more() && self.deferred.look_at().is_none()
+    }
+
     /// How many fresh uploads are known to be waiting.
     #[must_use]
     pub fn fresh_left(&self) -> usize {

@@ -218,7 +218,11 @@ fn begin(
         record,
         state,
     };
-    claim.write_state(false)?;
+    if let Err(error) = claim.write_state(false) {
+        // A full disk must not use up the attempts of a whole backlog; the way back needs no space.
+        claim.put_back()?;
+        return Err(error);
+    }
     failpoint::hit(Failpoint::ClaimStateWritten).on("claim", &claim.path())?;
     Ok(TryClaim::Claimed(Box::new(claim)))
 }

@@ -100,6 +100,15 @@ impl Spool {
         })
     }
 
+    /// Opens the same spool again: its directories may have been replaced since, and a sync of
+    /// those that were opened before would not reach the new ones.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn reopen(&self) -> Result<Self, SpoolError> {
+        Self::open(self.layout.root(), self.options)
+    }
+
     /// Where everything lies.
     #[must_use]
     pub fn layout(&self) -> &Layout {

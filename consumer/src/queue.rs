@@ -1,0 +1,474 @@
+//! Gives uploads to the jobs of this process and keeps what they share: the picker, the gate, the
+//! breaker, the watch. Jobs wait here for work.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use shared::durable::{self, DiskError};
+use shared::id::UploadId;
+use shared::layout::{DataAt, Dir, Entry as Name, RecordAt};
+use shared::record;
+use shared::spool::Spool;
+use shared::time::UnixTime;
+
+use crate::breaker::{Breaker, Permit, Sign};
+use crate::gate::{Entry, Gate, Pass};
+use crate::outcome::{End, Suspicion};
+use crate::picker::{Candidate, Miss, Now, Pick, Picker};
+use crate::watch::{Heard, Watch};
+
+/// A listing of this many uploads is a backlog: until it is worked through nobody need listen.
+const BACKLOG: usize = 256;
+
+/// While the end of a drain depends on others, how often to look whether they are done.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+
+/// News kept while all jobs are busy; beyond, everything is looked at.
+const NEWS_MAX: usize = 1024;
+
+/// How jobs share a process.
+#[derive(Debug)]
+pub struct Queue {
+    /// Replaced when the spool's directories are.
+    spool: RwLock<Arc<Spool>>,
+    begun: Instant,
+    desk: Mutex<Desk>,
+    inbox: Arc<Inbox>,
+}
+
+/// Who takes what, decided by one job at a time.
+#[derive(Debug)]
+struct Desk {
+    picker: Picker,
+    gate: Gate,
+    breaker: Breaker,
+    suspicion: Suspicion,
+    /// `None` on network filesystems, where no event tells of other hosts.
+    watch: Option<Watch>,
+    /// Identity of the listed directory, to notice when it is replaced.
+    listed: Option<(u64, u64)>,
+    /// Whether jobs end when nothing is left.
+    drains: bool,
+    /// Whether a drain was given up because uploads failed one after the other.
+    gave_up: bool,
+    /// How many uploads may still be taken.
+    allowance: Option<u32>,
+}
+
+/// What others have to tell, and whether it is over. Never held for long: events come in here.
+#[derive(Debug, Default)]
+struct Inbox {
+    news: Mutex<News>,
+    bell: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct News {
+    heard: Vec<Heard>,
+    /// Counts reasons to look again that need no words.
+    rung: u64,
+    closed: bool,
+}
+
+/// An upload to be claimed by the job that got it.
+#[derive(Debug)]
+pub struct Task {
+    /// Which, and where it was seen.
+    pub candidate: Candidate,
+    /// The spool to claim it from.
+    pub spool: Arc<Spool>,
+    pass: Pass,
+    probes: bool,
+}
+
+/// How the jobs of a queue behave.
+#[derive(Debug)]
+pub struct Rules {
+    /// End when nothing is left: neither waiting, deferred nor being worked on by anybody.
+    pub drains: bool,
+    /// Take at most so many.
+    pub allowance: Option<u32>,
+    /// Listen for events.
+    pub watches: bool,
+}
+
+impl Queue {
+    /// A queue over one spool.
+    #[must_use]
+    pub fn new(
+        spool: Arc<Spool>,
+        rules: &Rules,
+        gate: Gate,
+        breaker: Breaker,
+        picker: impl FnOnce(Duration) -> Picker,
+    ) -> Self {
+        let inbox = Arc::new(Inbox::default());
+        let watch = rules.watches.then(|| {
+            let inbox = Arc::clone(&inbox);
+            Watch::new(spool.layout().dir(Dir::Completed), move |news| {
+                inbox.tell(news)
+            })
+        });
+        let desk = Desk {
+            picker: picker(Duration::ZERO),
+            gate,
+            breaker,
+            suspicion: Suspicion::default(),
+            watch,
+            listed: None,
+            drains: rules.drains,
+            gave_up: false,
+            allowance: rules.allowance,
+        };
+        Self {
+            spool: RwLock::new(spool),
+            begun: Instant::now(),
+            desk: Mutex::new(desk),
+            inbox,
+        }
+    }
+
+    /// The next upload to claim. Waits for one as long as the rules allow; `None` when the job
+    /// should end.
+    pub fn take(&self) -> Option<Task> {
+        loop {
+            let seen = self.read_news()?;
+            let next = self.desk().next(self, &self.now());
+            match next {
+                Next::Claim(candidate, probes) => {
+                    if let Some(task) = self.admit(candidate, probes) {
+                        return Some(task);
+                    }
+                }
+                Next::Again => {}
+                Next::End => return None,
+                Next::Wait(until) => self
+                    .inbox
+                    .wait(seen, until.saturating_sub(self.begun.elapsed())),
+            }
+        }
+    }
+
+    /// Lets the candidate through the gate, or not.
+    fn admit(&self, candidate: Candidate, probes: bool) -> Option<Task> {
+        let spool = self.spool();
+        let mut desk = self.desk();
+        let entry = if desk.gate.is_open() {
+            Entry::Pass(Pass::default())
+        } else if desk.gate.has_declined(candidate.id) {
+            Entry::NotOurs
+        } else {
+            drop(desk);
+            let path = spool.layout().record(candidate.id, RecordAt::Completed);
+            // Whatever is wrong with a record, the claim deals with it.
+            let record = record::read(&path).ok();
+            desk = self.desk();
+            desk.gate.enter(candidate.id, record.as_ref())
+        };
+        if desk.picker.has_more() {
+            // One news wakes one job; each that gets something wakes the next.
+            self.inbox.ring_one();
+        }
+        match entry {
+            Entry::Pass(pass) => Some(Task {
+                candidate,
+                spool,
+                pass,
+                probes,
+            }),
+            Entry::NotOurs | Entry::Full => {
+                if probes {
+                    let now = self.now().steady;
+                    desk.breaker.note(candidate.id, Sign::Nothing, now);
+                }
+                None
+            }
+        }
+    }
+
+    /// Whether a drain was given up because uploads failed one after the other.
+    #[must_use]
+    pub fn gave_up(&self) -> bool {
+        self.desk().gave_up
+    }
+
+    /// The task could not be claimed.
+    pub fn missed(&self, task: Task, miss: Miss) {
+        let now = self.now();
+        let mut desk = self.desk();
+        desk.picker
+            .missed(task.candidate, miss, now.steady, fastrand::f64());
+        if task.probes {
+            desk.breaker
+                .note(task.candidate.id, Sign::Nothing, now.steady);
+        }
+        desk.leave(task.pass);
+    }
+
+    /// The task was claimed.
+    pub fn claimed(&self, task: &Task) {
+        let mut desk = self.desk();
+        desk.picker.claimed(task.candidate);
+        if let Some(allowance) = &mut desk.allowance {
+            *allowance = allowance.saturating_sub(1);
+        }
+    }
+
+    /// The work on the task is over. Returns whether its command looks as if it could not run at
+    /// all.
+    pub fn finished(&self, task: Task, sign: Sign, end: Option<End>) -> bool {
+        let (id, now) = (task.candidate.id, self.now().steady);
+        let mut desk = self.desk();
+        if let Some(pause) = desk.breaker.note(id, sign, now) {
+            tracing::warn!(
+                pause_s = pause.as_secs_f64(),
+                "uploads fail one after the other; claiming pauses"
+            );
+        }
+        let suspicious = end.is_some_and(|end| desk.suspicion.note(id, end));
+        let ring = desk.leave(task.pass) || task.probes;
+        drop(desk);
+        if ring {
+            self.inbox.ring();
+        }
+        suspicious
+    }
+
+    /// This process has deferred an upload.
+    pub fn deferred(&self, not_before: u64, id: UploadId) {
+        self.desk().picker.deferred(not_before, id);
+        // Who waits does not know of this time yet.
+        self.inbox.ring();
+    }
+
+    /// An upload is in `completed/` again.
+    pub fn arrived(&self, id: UploadId) {
+        self.inbox.tell(Heard::Arrived(id));
+    }
+
+    /// No job takes anything any more.
+    pub fn close(&self) {
+        self.inbox.news().closed = true;
+        self.inbox.bell.notify_all();
+    }
+
+    /// The spool as it is now.
+    #[must_use]
+    pub fn spool(&self) -> Arc<Spool> {
+        Arc::clone(&self.spool.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Both clocks.
+    fn now(&self) -> Now {
+        Now {
+            steady: self.begun.elapsed(),
+            unix: UnixTime::now().as_secs(),
+        }
+    }
+
+    fn desk(&self) -> MutexGuard<'_, Desk> {
+        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hands what was heard to the picker. Returns the state of the bell, or `None` if closed.
+    fn read_news(&self) -> Option<u64> {
+        let (heard, rung) = {
+            let mut news = self.inbox.news();
+            if news.closed {
+                return None;
+            }
+            (std::mem::take(&mut news.heard), news.rung)
+        };
+        if !heard.is_empty() {
+            let mut desk = self.desk();
+            for news in heard {
+                match news {
+                    Heard::Arrived(id) => desk.picker.heard(id),
+                    Heard::Lost => desk.picker.look_everywhere(),
+                    Heard::Replaced => {
+                        desk.listen(false);
+                        desk.picker.look_everywhere();
+                    }
+                }
+            }
+        }
+        Some(rung)
+    }
+
+    /// Opens the spool anew if its directory is another one now.
+    fn follow(&self, desk: &mut Desk) -> Result<Arc<Spool>, DiskError> {
+        let spool = self.spool();
+        let path = spool.layout().dir(Dir::Completed);
+        let found = durable::stat(&path)?.map(|dir| durable::identity(&dir));
+        if desk.listed.is_none() || desk.listed == found {
+            desk.listed = found;
+            return Ok(spool);
+        }
+        tracing::error!(path = %path.display(), "the directory was replaced; opening the spool anew");
+        let error = |error| DiskError::new("open", &path, std::io::Error::other(error));
+        let opened = Arc::new(spool.reopen().map_err(error)?);
+        *self.spool.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&opened);
+        desk.listed = durable::stat(&path)?.map(|dir| durable::identity(&dir));
+        desk.listen(false);
+        Ok(opened)
+    }
+}
+
+/// What a job should do.
+enum Next {
+    Claim(Candidate, bool),
+    Again,
+    Wait(Duration),
+    End,
+}
+
+impl Desk {
+    fn next(&mut self, queue: &Queue, now: &Now) -> Next {
+        if self.allowance == Some(0) {
+            return Next::End;
+        }
+        let probes = match self.breaker.permit(now.steady) {
+            Permit::Claim => false,
+            Permit::Probe => true,
+            Permit::Wait(_) | Permit::WaitForProbe if self.drains => {
+                self.gave_up = true;
+                return Next::End;
+            }
+            Permit::Wait(until) => return Next::Wait(until),
+            Permit::WaitForProbe => return Next::Wait(now.steady + Duration::from_secs(60)),
+        };
+        match self.picker.pick(*now, fastrand::f64()) {
+            Pick::Try(candidate) => {
+                if probes {
+                    self.breaker.probe_started();
+                }
+                Next::Claim(candidate, probes)
+            }
+            Pick::ListFresh => self.list(queue, now, Self::list_fresh),
+            Pick::ListDeferred => self.list(queue, now, Self::list_deferred),
+            // Nothing is there; but is that still so once we listen?
+            Pick::Wait(_) if self.listen(true) => {
+                self.picker.look_at_fresh();
+                Next::Again
+            }
+            Pick::Wait(until) if self.drains => {
+                if self.picker.is_drained() && !self.anybody_works(&queue.spool()) {
+                    return Next::End;
+                }
+                Next::Wait(until.min(now.steady + LOOK_AGAIN))
+            }
+            Pick::Wait(until) => Next::Wait(until),
+        }
+    }
+
+    /// Whether an upload that might be ours is being worked on: it may come back.
+    fn anybody_works(&self, spool: &Spool) -> bool {
+        let Ok(names) = spool.entries(Dir::Claimed) else {
+            return false;
+        };
+        let mut ids = names.filter_map(|name| match name {
+            Ok(Name::Data(id, _)) => Some(id),
+            _ => None,
+        });
+        ids.any(|id| {
+            let record = record::read(&spool.layout().record(id, RecordAt::Completed));
+            record.map_or(true, |record| self.gate.is_ours(&record))
+        })
+    }
+
+    fn list(
+        &mut self,
+        queue: &Queue,
+        now: &Now,
+        list: impl FnOnce(&mut Self, &Spool, &Now) -> Result<(), DiskError>,
+    ) -> Next {
+        let listed = queue.follow(self).and_then(|spool| list(self, &spool, now));
+        if let Err(error) = listed {
+            // The next poll tries again; ending would not mend a directory.
+            tracing::error!(%error, "the spool cannot be listed");
+        }
+        Next::Again
+    }
+
+    fn list_fresh(&mut self, spool: &Spool, _: &Now) -> Result<(), DiskError> {
+        let names = spool.entries(Dir::Completed)?;
+        let ids = names.filter_map(|name| match name {
+            Ok(Name::Data(id, _)) => Some(id),
+            _ => None,
+        });
+        self.picker.listed_fresh(ids, fastrand::f64());
+        let found = self.picker.fresh_left();
+        tracing::debug!(found, "listed completed/");
+        if BACKLOG <= found {
+            self.listen(false);
+        }
+        Ok(())
+    }
+
+    fn list_deferred(&mut self, spool: &Spool, now: &Now) -> Result<(), DiskError> {
+        let names = spool.entries(Dir::Deferred)?;
+        let entries = names.filter_map(|name| match name {
+            Ok(Name::Data(id, DataAt::Deferred(not_before))) => Some((not_before, id)),
+            _ => None,
+        });
+        self.picker.listed_deferred(entries, *now, fastrand::f64());
+        Ok(())
+    }
+
+    /// Listens, or stops to; true if it has only begun now.
+    fn listen(&mut self, on: bool) -> bool {
+        match (&mut self.watch, on) {
+            (Some(watch), true) => watch.arm(),
+            (Some(watch), false) => {
+                watch.disarm();
+                false
+            }
+            (None, _) => false,
+        }
+    }
+
+    /// Gives a pass back; whether somebody else may go on now.
+    fn leave(&mut self, pass: Pass) -> bool {
+        let (freed, others) = self.gate.leave(pass);
+        if others {
+            self.picker.look_at_fresh();
+        }
+        if let Some(id) = freed {
+            self.picker.heard(id);
+        }
+        others || freed.is_some()
+    }
+}
+
+impl Inbox {
+    fn news(&self) -> MutexGuard<'_, News> {
+        self.news.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self, heard: Heard) {
+        let mut news = self.news();
+        match news.heard.len() {
+            0..NEWS_MAX => news.heard.push(heard),
+            _ => news.heard = vec![Heard::Lost],
+        }
+        drop(news);
+        self.bell.notify_one();
+    }
+
+    fn ring_one(&self) {
+        self.news().rung += 1;
+        self.bell.notify_one();
+    }
+
+    fn ring(&self) {
+        self.news().rung += 1;
+        self.bell.notify_all();
+    }
+
+    /// Waits until there is news since `seen`, or the time is over.
+    fn wait(&self, seen: u64, time: Duration) {
+        let quiet = |news: &mut News| news.heard.is_empty() && news.rung == seen && !news.closed;
+        let waited = self.bell.wait_timeout_while(self.news(), time, quiet);
+        drop(waited);
+    }
+}

@@ -1,0 +1,242 @@
+//! Looks after the claims of others: those whose consumer is gone go back to the queue, commands
+//! that outlived their consumer and their deadline are ended.
+//!
+//! Any consumer does this for all; nothing depends on a particular one being alive.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use shared::claim::ClaimState;
+use shared::durable::DiskError;
+use shared::host::{self, Host};
+use shared::id::{ClaimId, UploadId};
+use shared::layout::{DataAt, Dir, Entry};
+use shared::orphan::{self, Orphan, Rules};
+use shared::spool::Spool;
+use shared::time::UnixTime;
+
+/// Looks through `claimed/` again and again.
+#[derive(Debug)]
+pub struct Recovery {
+    rules: Rules,
+    /// Claims past their deadline on other hosts that have been reported.
+    reported: HashSet<ClaimId>,
+}
+
+/// What to do about a claim whose lock is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Overdue {
+    /// Its time is not over, or it has no command.
+    No,
+    /// End this process group.
+    End(u32),
+    /// Its processes are out of reach: another host or boot.
+    Elsewhere,
+}
+
+impl Recovery {
+    /// By these rules.
+    #[must_use]
+    pub fn new(rules: Rules) -> Self {
+        Self {
+            rules,
+            reported: HashSet::new(),
+        }
+    }
+
+    /// Looks once at every claim. Returns the uploads that are in the queue again.
+    ///
+    /// # Errors
+    /// `claimed/` cannot be listed. What is wrong with single claims is logged.
+    pub fn look(&mut self, spool: &Arc<Spool>, now: UnixTime) -> Result<Vec<UploadId>, DiskError> {
+        let mut requeued = Vec::new();
+        let mut seen = HashSet::new();
+        for entry in spool.entries(Dir::Claimed)? {
+            match entry? {
+                Entry::Data(id, DataAt::Claimed(claim)) => {
+                    seen.insert(claim);
+                    requeued.extend(self.look_at(spool, id, claim, now));
+                }
+                Entry::State(id, claim) => drop_stale(spool, id, claim),
+                _ => {}
+            }
+        }
+        self.reported.retain(|claim| seen.contains(claim));
+        Ok(requeued)
+    }
+
+    fn look_at(
+        &mut self,
+        spool: &Arc<Spool>,
+        id: UploadId,
+        claim: ClaimId,
+        now: UnixTime,
+    ) -> Option<UploadId> {
+        let span = tracing::info_span!("recover", upload_id = %id);
+        let _entered = span.enter();
+        match orphan::recover(spool, id, claim, self.rules, now) {
+            Ok(Orphan::Requeued) => {
+                tracing::warn!("its consumer is gone; back in the queue");
+                return Some(id);
+            }
+            Ok(Orphan::Dead) => tracing::error!("its consumer is gone, and so are its attempts"),
+            Ok(Orphan::Cleared) => tracing::info!("it had been settled; cleared what was left"),
+            Ok(Orphan::Gone | Orphan::Alive(None)) => {}
+            Ok(Orphan::Alive(Some(state))) => self.look_at_deadline(claim, &state, now),
+            Err(error) => tracing::error!(%error, "cannot look after a claim"),
+        }
+        None
+    }
+
+    fn look_at_deadline(&mut self, claim: ClaimId, state: &ClaimState, now: UnixTime) {
+        match overdue(state, now, Host::this(), host::started_ticks) {
+            Overdue::No => {}
+            Overdue::End(group) => {
+                tracing::error!(
+                    group,
+                    "a command outlived its consumer and its time; ending it"
+                );
+                let group = i32::try_from(group).map(Pid::from_raw);
+                if let Ok(group) = group {
+                    killpg(group, Signal::SIGKILL).ok();
+                }
+            }
+            Overdue::Elsewhere if self.reported.insert(claim) => tracing::error!(
+                host = state.host,
+                pid = state.pid,
+                "a claim is past its deadline on another host; `release --force` frees it"
+            ),
+            Overdue::Elsewhere => {}
+        }
+    }
+}
+
+/// Decides about a claim whose lock is held. `started_ticks` tells when a process of this host
+/// started.
+fn overdue(
+    state: &ClaimState,
+    now: UnixTime,
+    here: &Host,
+    started_ticks: impl Fn(u32) -> Option<u64>,
+) -> Overdue {
+    if state.deadline.is_none_or(|deadline| now <= deadline) {
+        return Overdue::No;
+    }
+    if state.host != here.name || state.boot != here.boot {
+        return Overdue::Elsewhere;
+    }
+    match state.group {
+        // The start tells this process from a later one that got the same number.
+        Some(group) if started_ticks(group.id) == Some(group.started_ticks) => {
+            Overdue::End(group.id)
+        }
+        // The command is over; its consumer still works on the upload.
+        _ => Overdue::No,
+    }
+}
+
+fn drop_stale(spool: &Spool, id: UploadId, claim: ClaimId) {
+    if let Err(error) = orphan::drop_stale_state(spool, id, claim) {
+        tracing::warn!(upload_id = %id, %error, "a claim's state stays behind");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::claim::ProcessGroup;
+
+    use super::*;
+
+    fn state() -> ClaimState {
+        ClaimState {
+            attempt: 1,
+            host: "here".to_owned(),
+            boot: "now".to_owned(),
+            pid: 1,
+            claimed_at: UnixTime::from_secs(100),
+            group: Some(ProcessGroup {
+                id: 7,
+                started_ticks: 70,
+            }),
+            deadline: Some(UnixTime::from_secs(200)),
+            destination: None,
+            destination_inode: None,
+            other: serde_json::Map::new(),
+        }
+    }
+
+    fn judge(state: &ClaimState, now: u64) -> Overdue {
+        let here = Host {
+            name: "here".to_owned(),
+            boot: "now".to_owned(),
+        };
+        let started = |pid| (pid == 7).then_some(70);
+        overdue(state, UnixTime::from_secs(now), &here, started)
+    }
+
+    #[test]
+    fn only_the_recorded_processes_of_this_boot_are_ended_and_only_past_the_deadline() {
+        assert_eq!(judge(&state(), 200), Overdue::No);
+        assert_eq!(judge(&state(), 201), Overdue::End(7));
+        let without = ClaimState {
+            deadline: None,
+            ..state()
+        };
+        assert_eq!(judge(&without, u64::MAX), Overdue::No);
+        let later = Some(ProcessGroup {
+            id: 7,
+            started_ticks: 71,
+        });
+        assert_eq!(
+            judge(
+                &ClaimState {
+                    group: later,
+                    ..state()
+                },
+                201
+            ),
+            Overdue::No
+        );
+        let gone = Some(ProcessGroup {
+            id: 8,
+            started_ticks: 70,
+        });
+        assert_eq!(
+            judge(
+                &ClaimState {
+                    group: gone,
+                    ..state()
+                },
+                201
+            ),
+            Overdue::No
+        );
+        assert_eq!(
+            judge(
+                &ClaimState {
+                    group: None,
+                    ..state()
+                },
+                201
+            ),
+            Overdue::No
+        );
+    }
+
+    #[test]
+    fn other_hosts_and_boots_are_out_of_reach() {
+        let other = ClaimState {
+            host: "there".to_owned(),
+            ..state()
+        };
+        assert_eq!(judge(&other, 201), Overdue::Elsewhere);
+        let before = ClaimState {
+            boot: "before".to_owned(),
+            ..state()
+        };
+        assert_eq!(judge(&before, 201), Overdue::Elsewhere);
+        assert_eq!(judge(&before, 200), Overdue::No);
+    }
+}
