@@ -164,19 +164,33 @@ pub fn rename(from: &Path, to: &Path) -> Result<(), DiskError> {
 
 /// Renames without replacing: `AlreadyExists` if `to` is there. Where the filesystem lacks
 /// `RENAME_NOREPLACE` (gluster answers `EINVAL`), a link and an unlink do the same, and for a
-/// moment the file has both names.
+/// moment the file has both names. If it has both already, because somebody died in that moment,
+/// the first is taken.
 ///
 /// # Errors
 /// As renameat2(2), link(2), unlink(2).
 pub fn rename_noreplace(from: &Path, to: &Path) -> Result<(), DiskError> {
     let flags = RenameFlags::RENAME_NOREPLACE;
-    match nix::fcntl::renameat2(AT_FDCWD, from, AT_FDCWD, to, flags) {
+    let moved = match nix::fcntl::renameat2(AT_FDCWD, from, AT_FDCWD, to, flags) {
         Err(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP) => {
-            link(from, to)?;
-            unlink(from).map(|_| ())
+            link(from, to).and_then(|()| unlink(from)).map(|_| ())
         }
         result => result.on("rename", from),
+    };
+    match moved {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && is_same(from, to)? => {
+            unlink(from).map(|_| ())
+        }
+        moved => moved,
     }
+}
+
+/// Whether two names are of one file.
+fn is_same(a: &Path, b: &Path) -> Result<bool, DiskError> {
+    Ok(match (stat(a)?, stat(b)?) {
+        (Some(a), Some(b)) => identity(&a) == identity(&b),
+        _ => false,
+    })
 }
 
 /// Gives a file a second name; `AlreadyExists` if it is taken.
@@ -333,6 +347,10 @@ mod tests {
         rename_noreplace(&a, &b).unwrap();
         assert_eq!(std::fs::read_to_string(&b).unwrap(), "a");
         assert!(stat(&a).unwrap().is_none());
+        link(&b, &a).unwrap();
+        rename_noreplace(&a, &b).unwrap();
+        assert_eq!(std::fs::read_to_string(&b).unwrap(), "a");
+        assert!(stat(&a).unwrap().is_none(), "one file under two names");
     }
 
     #[test]
