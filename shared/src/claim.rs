@@ -145,10 +145,14 @@ pub fn try_claim(
         }
         Err(RecordError::Disk(error)) if error.is_missing() => {
             // A hand-over that a power cut left half done, a delayed listing, or nobody's data.
-            if let handover::Recovered::Completed { by_us: true } =
-                handover::recover_locked(spool, id, &lock, DataAt::Completed, now)?
-            {
-                return Ok(TryClaim::Busy);
+            match handover::recover_locked(spool, id, &lock, DataAt::Completed, now)? {
+                handover::Recovered::Completed { by_us: true } => return Ok(TryClaim::Busy),
+                // Or a second name of one that has ended.
+                handover::Recovered::Ended(_) => {
+                    durable::unlink(&path)?;
+                    return Ok(TryClaim::Gone);
+                }
+                _ => {}
             }
             if is_young(lock.file(), &path)? {
                 return Ok(TryClaim::Busy);
@@ -156,6 +160,8 @@ pub fn try_claim(
             Some("data without a record".to_owned())
         }
         Err(RecordError::Disk(error)) => return Err(error),
+        // A later version's, met during an upgrade: for a consumer that knows it.
+        Err(error) if error.is_newer() => return Ok(TryClaim::Busy),
         Err(RecordError::Unreadable { reason, .. }) => Some(format!("record: {reason}")),
     };
     if let Some(reason) = unfit {

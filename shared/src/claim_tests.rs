@@ -393,3 +393,46 @@ fn a_retry_that_was_cut_short_never_leaves_the_data_without_a_name() {
     );
     assert_eq!(case.names(), ["completed/ID", "completed/ID.meta"]);
 }
+
+#[test]
+fn what_an_ending_has_not_removed_yet_is_not_claimed_and_becomes_no_dead_letter() {
+    for stop in ["end.recorded", "end.receipt_moved", "end.data_cut"] {
+        let case = case();
+        {
+            let _scope = failpoint::scoped(&format!("{stop}=error:EIO")).unwrap();
+            crate::ending::end(&case.spool, case.id, Place::Terminated, now(4)).unwrap_err();
+        }
+        let tried = try_claim(&case.spool, case.id, DataAt::Completed, now(5)).unwrap();
+        assert!(matches!(tried, TryClaim::Gone), "{stop}: {tried:?}");
+        assert_eq!(case.names(), ["receipts/ID.meta"], "{stop}");
+    }
+}
+
+#[test]
+fn the_second_name_of_a_delivered_upload_is_not_delivered_again() {
+    let case = case();
+    let layout = case.spool.layout();
+    let (data, deferred) = (
+        layout.data(case.id, DataAt::Completed),
+        layout.data(case.id, DataAt::Deferred(5)),
+    );
+    durable::link(&data, &deferred).unwrap();
+    case.claim().delivered(None, None, now(4)).unwrap();
+    let tried = try_claim(&case.spool, case.id, DataAt::Deferred(5), now(5)).unwrap();
+    assert!(matches!(tried, TryClaim::Gone), "{tried:?}");
+    assert_eq!(case.names(), ["receipts/ID.meta"]);
+}
+
+#[test]
+fn an_upload_whose_record_a_later_version_wrote_is_left_to_a_consumer_that_knows_it() {
+    let case = case();
+    let path = case.spool.layout().record(case.id, RecordAt::Completed);
+    let json = std::fs::read_to_string(&path).unwrap();
+    let mut json: Value = serde_json::from_str(&json).unwrap();
+    json["format"] = 99.into();
+    std::fs::write(&path, json.to_string()).unwrap();
+    let before = case.names();
+    let tried = try_claim(&case.spool, case.id, DataAt::Completed, now(5)).unwrap();
+    assert!(matches!(tried, TryClaim::Busy), "{tried:?}");
+    assert_eq!(case.names(), before);
+}

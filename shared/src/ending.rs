@@ -1,8 +1,12 @@
 //! How an upload ends before or instead of its delivery: DELETE, expiry, an operator's word.
 //!
 //! Order: the record tells the ending (in place, so a full disk does not matter) and is synced;
-//! the data is cut to nothing, which makes room; the record becomes the receipt; the data's name
-//! goes. From the first step on the upload has ended, and whoever finds it goes on from there.
+//! the record becomes the receipt; the data is cut to nothing, which makes room whoever has it
+//! open; the data's name goes. If the receipt needs room, the data is cut first. From the first
+//! step on the upload has ended, and whoever finds it goes on from there.
+//!
+//! The receipt moves before a byte goes, so that even without the sync no power cut leaves a
+//! record that promises bytes beside data that has lost them: names change in their order.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
@@ -138,13 +142,22 @@ pub fn finish(
 ) -> Result<(), DiskError> {
     let layout = spool.layout();
     let data: PathBuf = layout.data(id, data_at);
-    cut(lock, &data)?;
-    failpoint::hit(Failpoint::EndDataCut).on("end", &data)?;
     if record_at != RecordAt::Receipts {
-        let from = layout.record(id, record_at);
-        durable::rename(&from, &layout.record(id, RecordAt::Receipts))?;
+        let (from, to) = (
+            layout.record(id, record_at),
+            layout.record(id, RecordAt::Receipts),
+        );
+        match durable::rename(&from, &to) {
+            Err(error) if error.is_full() => {
+                cut(lock, &data)?;
+                durable::rename(&from, &to)?;
+            }
+            moved => moved?,
+        }
     }
     failpoint::hit(Failpoint::EndReceiptMoved).on("end", &data)?;
+    cut(lock, &data)?;
+    failpoint::hit(Failpoint::EndDataCut).on("end", &data)?;
     durable::unlink(&data)?;
     durable::unlink(&layout.event(id))?;
     if record_at == RecordAt::Failed {

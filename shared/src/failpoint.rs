@@ -58,10 +58,10 @@ failpoints! {
     AdvanceMarked = "advance.marked",
     /// End: the record tells the ending, the data is still there.
     EndRecorded = "end.recorded",
-    /// End: the data is empty, the record has not moved.
-    EndDataCut = "end.data_cut",
-    /// End: the record is a receipt, the empty data file is still there.
+    /// End: the record is a receipt, the data is still there.
     EndReceiptMoved = "end.receipt_moved",
+    /// End: the data is empty, its name is still there.
+    EndDataCut = "end.data_cut",
     /// Hand-over: the final record stands in `uploads/`, synced.
     HandoverRecordSynced = "handover.record_synced",
     /// Hand-over: the record has moved to `completed/`, the data has not.

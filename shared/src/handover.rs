@@ -299,12 +299,12 @@ pub fn recover_locked(
                 }
                 return Ok(Recovered::Completed { by_us });
             }
-            Next::Orphan => return Ok(Recovered::Orphan),
+            Next::Orphan => return without_record(spool, id, lock, at, Recovered::Orphan),
             Next::OrphanRecord | Next::InMotion | Next::Nothing => return Ok(Recovered::Elsewhere),
             Next::Torn => {
                 let reason = [uploads, completed].iter().find_map(Looked::reason);
                 let reason = reason.unwrap_or_else(|| "data without a record".to_owned());
-                return Ok(Recovered::Torn { at, reason });
+                return without_record(spool, id, lock, at, Recovered::Torn { at, reason });
             }
         }
         by_us = true;
@@ -313,6 +313,24 @@ pub fn recover_locked(
         at,
         reason: "its files keep changing".to_owned(),
     })
+}
+
+/// Data that no record explains may be what an ending has not removed yet: its record is a
+/// receipt by then.
+fn without_record(
+    spool: &Spool,
+    id: UploadId,
+    lock: &DataLock,
+    at: DataAt,
+    otherwise: Recovered,
+) -> Result<Recovered, DiskError> {
+    match record::read(&spool.layout().record(id, RecordAt::Receipts)) {
+        Ok(receipt) if receipt.place.is_ending() => {
+            ending::finish(spool, id, lock, at, RecordAt::Receipts)?;
+            Ok(Recovered::Ended(receipt.place))
+        }
+        _ => Ok(otherwise),
+    }
 }
 
 /// Makes a record that was found in `uploads/` final, with data and record synced: the promise

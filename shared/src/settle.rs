@@ -16,7 +16,7 @@ use crate::failpoint::{self, Failpoint};
 use crate::id::UploadId;
 use crate::layout::{DataAt, Dir, NOT_BEFORE_MAX, RecordAt};
 use crate::lock::DataLock;
-use crate::record::{self, Attempt, Place, Record};
+use crate::record::{Attempt, Place, Record, RecordError};
 use crate::spool::Spool;
 use crate::time::UnixTime;
 
@@ -226,15 +226,19 @@ pub fn bury(
         RecordAt::Completed
     };
     let record_path = layout.record(id, record_at);
-    let record = record::read(&record_path).ok().map(|mut record| {
-        record.set_place(DataAt::Failed);
-        record
-    });
-    if let Some(record) = &record {
-        let durably = spool.durability().syncs_finish();
-        let temp_dir = crate::ending::temp_dir(record_at);
-        spool.replace_record(record_path.clone(), temp_dir, id, record, durably)?;
-    }
+    let temp_dir = crate::ending::temp_dir(record_at);
+    let record = match spool.open_record(record_path.clone(), temp_dir, id) {
+        Ok((file, mut record)) => {
+            record.set_place(DataAt::Failed);
+            file.write_head(&record)?;
+            if spool.durability().syncs_finish() {
+                file.sync()?;
+            }
+            Some(record)
+        }
+        Err(RecordError::Disk(error)) if !error.is_missing() => return Err(error),
+        Err(_) => None,
+    };
     inter(spool, id, from, record.as_ref(), reason, now)?;
     if record_at == RecordAt::Uploads {
         move_if_there(&record_path, &layout.record(id, RecordAt::Failed))?;
