@@ -263,7 +263,7 @@ impl Config {
     pub(crate) fn capabilities(&self) -> Capabilities {
         let limits = &self.limits;
         Capabilities {
-            extensions: self.extensions.without(Extension::Concatenation),
+            extensions: self.extensions,
             expire_after: self.expire_after,
             max_size: limits.size_max.map(|size| size.0),
             max_chunk: limits.body_bytes_max,

@@ -13,6 +13,8 @@ pub mod tus;
 pub mod net;
 
 mod append;
+mod assemble;
+mod assembler;
 mod body;
 mod ledger;
 mod space;

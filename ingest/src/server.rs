@@ -83,7 +83,7 @@ impl Server {
         }
         info!(spool = %args.spool.display(), filesystem = %probe, "spool opened");
         let free_bytes_min = config.limits.free_bytes_min;
-        let uploads = Uploads::new(Arc::new(spool), free_bytes_min, probe.fallocate);
+        let uploads = Uploads::new(Arc::new(spool), free_bytes_min, &probe);
         Ok(Self {
             uploads: uploads.map_err(StartError::Uploads)?,
             config,
@@ -108,6 +108,7 @@ impl Server {
         let cut = CancellationToken::new();
         let ingest = Arc::new(Ingest::new(&config, uploads, cut.clone()));
         let sweeper = tokio::spawn(look_after(Arc::clone(&ingest), shutdown.clone()));
+        let assembler = tokio::spawn(ingest.uploads.assembling());
         let connections = config.connections;
         let shared = Shared {
             routes: warp::service(routes::routes(ingest)),
@@ -127,6 +128,7 @@ impl Server {
             () = shutdown.now() => warn!("stopped at once"),
         }
         sweeper.abort();
+        assembler.abort();
         Ok(())
     }
 }

@@ -14,6 +14,7 @@ use shared::handover::{self, Recovered};
 use shared::id::UploadId;
 use shared::layout::{DataAt, Dir, Entry, RecordAt};
 use shared::lookup::{self, Found};
+use shared::probe::Probe;
 use shared::receive::{NewData, Open, Receiving};
 use shared::record::{self, Place, Record};
 use shared::size::Length;
@@ -23,6 +24,8 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 
 use crate::append::{Append, Held};
+use crate::assemble::{is_needed, name_parts};
+use crate::assembler::Assembler;
 use crate::error::IngestError;
 use crate::ledger::Ledger;
 use crate::space::Space;
@@ -37,26 +40,42 @@ const HOLD_RETRY: Duration = Duration::from_millis(20);
 /// How long HEAD waits for a hand-over that another request is making.
 const FINISH_PATIENCE: Duration = Duration::from_secs(1);
 
+/// Where parts are joined without copying. If one of these cannot after all, a full disk shows
+/// only while it is joined, and the upload waits.
+const SHARING_FILESYSTEMS: [&str; 3] = ["xfs", "btrfs", "bcachefs"];
+
 /// All uploads of one spool.
 pub(crate) struct Uploads {
     spool: Arc<Spool>,
     writers: Arc<Writers>,
     space: Space,
+    assembler: Arc<Assembler>,
+    /// Whether joining parts takes no space: their blocks are shared.
+    shares_blocks: bool,
 }
 
 impl Uploads {
     pub(crate) fn new(
         spool: Arc<Spool>,
         free_bytes_min: u64,
-        reserves: bool,
+        probe: &Probe,
     ) -> std::io::Result<Self> {
         let dir = File::open(spool.layout().dir(Dir::Uploads))?;
-        let space = Space::new(dir, free_bytes_min, reserves);
+        let space = Space::new(dir, free_bytes_min, probe.fallocate);
+        let assembler = Arc::new(Assembler::new(Arc::clone(&spool)));
+        let shares_blocks = SHARING_FILESYSTEMS.contains(&probe.filesystem.name.as_str());
         Ok(Self {
             spool,
             writers: Arc::default(),
             space,
+            assembler,
+            shares_blocks,
         })
+    }
+
+    /// The task that assembles final uploads.
+    pub(crate) fn assembling(&self) -> impl Future<Output = ()> + Send + use<> {
+        Arc::clone(&self.assembler).run()
     }
 
     /// The record of an upload, wherever it is; of one that is being written, with every byte that
@@ -75,6 +94,9 @@ impl Uploads {
     /// is true for good.
     pub(crate) async fn look_whole(&self, id: UploadId) -> Result<Found, IngestError> {
         let found = self.look(id).await?;
+        if found.record.is_assembling() {
+            self.assembler.add(id);
+        }
         let may_be_left = matches!(found.at, RecordAt::Uploads | RecordAt::Completed);
         if !may_be_left || !found.record.is_received() || !self.is_in_uploads(id)? {
             return Ok(found);
@@ -114,6 +136,28 @@ impl Uploads {
         self.space.admit(bytes)
     }
 
+    /// The same for a final upload, whose bytes are here already.
+    pub(crate) fn admit_final(&self, bytes: u64) -> Result<(), Refusal> {
+        if self.shares_blocks {
+            Ok(())
+        } else {
+            self.space.admit(bytes)
+        }
+    }
+
+    /// Makes sure that the parts of a final upload stay, and has it assembled.
+    pub(crate) async fn join(&self, id: UploadId, parts: Vec<UploadId>) -> Result<(), IngestError> {
+        let spool = Arc::clone(&self.spool);
+        spawn_blocking(move || name_parts(&spool, id, &parts)).await??;
+        self.assembler.add(id);
+        Ok(())
+    }
+
+    /// Has final uploads looked at that may have waited for this part.
+    pub(crate) fn part_completed(&self) {
+        self.assembler.part_completed();
+    }
+
     /// Sets space aside for an upload whose length has just become known.
     pub(crate) fn reserve(&self, ledger: &Ledger, length: Length) -> Result<(), DiskError> {
         self.space
@@ -125,10 +169,8 @@ impl Uploads {
     pub(crate) async fn create(&self, record: Record) -> Result<(UploadId, Held), IngestError> {
         let new = NewData::create(&self.spool)?;
         let id = new.id();
-        if let Err(error) = self
-            .space
-            .reserve(new.data(), &new.data_path(), record.length)
-        {
+        let own_bytes = record.length.filter(|_| !record.is_final());
+        if let Err(error) = self.space.reserve(new.data(), &new.data_path(), own_bytes) {
             new.discard()?;
             return Err(error.into());
         }
@@ -194,7 +236,10 @@ impl Uploads {
             .map_err(|_| Refusal::Locked)?;
         self.space.promise(id, 0);
         let spool = Arc::clone(&self.spool);
-        let end = move || ending::end(&spool, id, Place::Terminated, UnixTime::now());
+        let end = move || {
+            let free = |record: &Record| !is_needed(&spool, record);
+            ending::end_if(&spool, id, Place::Terminated, UnixTime::now(), free)
+        };
         Ok(spawn_blocking(end).await??)
     }
 
@@ -211,6 +256,7 @@ impl Uploads {
                 continue;
             };
             match record::read(&self.spool.layout().record(id, RecordAt::Uploads)) {
+                Ok(record) if record.is_assembling() => self.assembler.add(id),
                 Ok(record) if !record.is_received() => {
                     let remaining = record
                         .length

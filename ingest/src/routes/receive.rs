@@ -44,6 +44,9 @@ pub(super) async fn receive(
     let complete = matches!(&reached, Ok(reached) if reached.complete) && append.all_counts();
     let whole = (complete && kind == Kind::Whole && !lost).then_some(Length(position.0));
     ingest.uploads.commit(append, whole).await?;
+    if complete && kind == Kind::Partial {
+        ingest.uploads.part_completed();
+    }
     ended?;
     Ok(reached?)
 }
