@@ -303,7 +303,7 @@ fn on_a_terminal_the_user_is_asked() {
 #[test]
 fn with_yes_nobody_is_asked() {
     let (stub, client) = after_interruption(400);
-    let shown = on_a_terminal(&client, &["file", "--yes"], "");
+    let shown = on_a_terminal(&client, &["file", "--yes"], "n\n");
     assert!(!shown.contains("[Y/n]"), "{shown}");
     assert_eq!(stub.requests()[3..], ["OPTIONS", "HEAD", "PATCH 400+600"]);
 }
