@@ -4,7 +4,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use md5::Md5;
 use sha1::{Digest, Sha1};
-use sha2::Sha256;
+use sha2::{Sha256, Sha512};
 
 use crate::body::Piece;
 use crate::cli::Algorithm;
@@ -19,6 +19,8 @@ impl Algorithm {
         match self {
             Self::Sha1 => "sha1",
             Self::Sha256 => "sha256",
+            Self::Sha512 => "sha512",
+            Self::Blake3 => "blake3",
             Self::Md5 => "md5",
             Self::Crc32 => "crc32",
         }
@@ -28,6 +30,9 @@ impl Algorithm {
 enum Hasher {
     Sha1(Sha1),
     Sha256(Sha256),
+    Sha512(Sha512),
+    // Two kilobytes; the others are small.
+    Blake3(Box<blake3::Hasher>),
     Md5(Md5),
     Crc32(crc32fast::Hasher),
 }
@@ -37,6 +42,8 @@ impl Hasher {
         match algorithm {
             Algorithm::Sha1 => Self::Sha1(Sha1::new()),
             Algorithm::Sha256 => Self::Sha256(Sha256::new()),
+            Algorithm::Sha512 => Self::Sha512(Sha512::new()),
+            Algorithm::Blake3 => Self::Blake3(Box::default()),
             Algorithm::Md5 => Self::Md5(Md5::new()),
             Algorithm::Crc32 => Self::Crc32(crc32fast::Hasher::new()),
         }
@@ -46,6 +53,10 @@ impl Hasher {
         match self {
             Self::Sha1(hasher) => hasher.update(bytes),
             Self::Sha256(hasher) => hasher.update(bytes),
+            Self::Sha512(hasher) => hasher.update(bytes),
+            Self::Blake3(hasher) => {
+                hasher.update(bytes);
+            }
             Self::Md5(hasher) => hasher.update(bytes),
             Self::Crc32(hasher) => hasher.update(bytes),
         }
@@ -56,6 +67,8 @@ impl Hasher {
         match self {
             Self::Sha1(hasher) => BASE64_STANDARD.encode(hasher.finalize()),
             Self::Sha256(hasher) => BASE64_STANDARD.encode(hasher.finalize()),
+            Self::Sha512(hasher) => BASE64_STANDARD.encode(hasher.finalize()),
+            Self::Blake3(hasher) => BASE64_STANDARD.encode(hasher.finalize().as_bytes()),
             Self::Md5(hasher) => BASE64_STANDARD.encode(hasher.finalize()),
             Self::Crc32(hasher) => BASE64_STANDARD.encode(hasher.finalize().to_be_bytes()),
         }
@@ -96,6 +109,14 @@ mod tests {
             (
                 Algorithm::Sha256,
                 "sha256 uU0nuZNNPgilLlLX2n2r+sSE7+N6U4DukIj3rOLvzek=",
+            ),
+            (
+                Algorithm::Sha512,
+                "sha512 MJ7MSJwS1utMxA9QyQLytNDtd+5RGnx6m808qG1M2G+YndNbxf9JlnDaNCVbRbDP2DDoH2Bdz33FVC6TrpzXbw==",
+            ),
+            (
+                Algorithm::Blake3,
+                "blake3 10mB76cKDIgLjYwZhdB128v2ebmaX5kU5ar5a4ManiQ=",
             ),
             (Algorithm::Md5, "md5 XrY7u+Ae7tCTyyK7j1rNww=="),
             (Algorithm::Crc32, "crc32 DUoRhQ=="),

@@ -280,6 +280,8 @@ fn wait_from(text: &str) -> Result<Wait, humantime::DurationError> {
 pub(crate) enum Algorithm {
     Sha1,
     Sha256,
+    Sha512,
+    Blake3,
     Md5,
     Crc32,
 }

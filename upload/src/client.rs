@@ -334,6 +334,11 @@ fn chain(error: &dyn Error) -> String {
         reasons.push(reason.to_string());
         next = reason.source();
     }
+    // And hyper's "client error (Connect)" around that.
+    let telling = |reason: &String| !reason.starts_with("client error (");
+    if reasons.iter().any(telling) {
+        reasons.retain(telling);
+    }
     reasons.dedup();
     crate::text::printable(&reasons.join(": "))
 }

@@ -82,13 +82,18 @@ pub(crate) async fn wait(
 
 async fn ask(session: &Session, url: &Url, progress: &FileProgress) -> Result<Told, UploadError> {
     let note = |text: &str| progress.note(text);
-    let body = session
+    let told = session
         .persist(Request::State, note, || session.client.state(url))
-        .await?;
-    serde_json::from_slice(&body).map_err(|_| {
-        let text = "uploaded, but this server does not tell what becomes of it (--wait)";
-        UploadError::Lacking(text.to_owned())
-    })
+        .await;
+    let untold = |reason: String| {
+        let text = "uploaded, but the server does not tell what becomes of it (--wait)";
+        UploadError::Lacking(format!("{text}{reason}"))
+    };
+    let body = told.map_err(|ended| match UploadError::from(ended) {
+        UploadError::Refused { status, text, .. } => untold(format!(": {status}: {text}")),
+        other => other,
+    })?;
+    serde_json::from_slice(&body).map_err(|_| untold(String::new()))
 }
 
 /// A result as one line: a text as it is, everything else as JSON.

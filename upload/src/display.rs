@@ -214,6 +214,11 @@ impl FileProgress {
         }
     }
 
+    /// How much of the file an earlier run had sent, in bytes.
+    pub(crate) fn resumed_at(&self) -> u64 {
+        lock(&self.began).0
+    }
+
     /// A remark on this file.
     pub(crate) fn note(&self, text: &str) {
         match &self.look {

@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::deliver::in_words;
 use crate::display::Display;
 use crate::exit::UploadError;
+use crate::job::Uploaded;
 
 /// What became of one upload, as one line of `--json`.
 #[derive(Debug, Default, Serialize)]
@@ -24,6 +25,9 @@ pub(crate) struct Line<'a> {
     pub state: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
+    /// How much of it an earlier run had sent; absent if nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resumed_at: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seconds: Option<f64>,
     #[serde(skip_serializing_if = "Value::is_null")]
@@ -44,21 +48,18 @@ pub(crate) struct Report {
 
 impl Report {
     /// An upload is complete; `result` is there if its delivery was awaited.
-    pub(crate) fn uploaded(
-        &self,
-        file: &str,
-        url: &Url,
-        sent: (u64, Duration),
-        result: Option<Value>,
-    ) {
-        let (bytes, took) = sent;
+    pub(crate) fn uploaded(&self, file: &str, uploaded: &Uploaded, result: Option<Value>) {
+        let Uploaded {
+            url, length, took, ..
+        } = uploaded;
+        let before = uploaded.progress.resumed_at();
         let state = if result.is_some() {
             "delivered"
         } else {
             "uploaded"
         };
         let result = result.unwrap_or_default();
-        let mut text = format!("{file}: {state}, {} {url}", summary(bytes, took));
+        let mut text = format!("{file}: {state}, {} {url}", summary(*length, before, *took));
         if !result.is_null() {
             text.push_str(&format!(": {}", in_words(&result)));
         }
@@ -66,8 +67,9 @@ impl Report {
             file: Some(file),
             url: Some(url.as_str()),
             state,
-            bytes: Some(bytes),
-            seconds: Some(milliseconds(took)),
+            bytes: Some(*length),
+            resumed_at: Some(before).filter(|before| *before > 0),
+            seconds: Some(milliseconds(*took)),
             result,
             ..Line::default()
         };
@@ -117,10 +119,10 @@ impl Report {
     }
 }
 
-/// `1.20 MiB in 0.34s (3.52 MiB/s)`.
-pub(crate) fn summary(bytes: u64, took: Duration) -> String {
+/// `1.20 MiB in 0.34 s (3.52 MiB/s)`; what was there before does not count as speed.
+pub(crate) fn summary(bytes: u64, before: u64, took: Duration) -> String {
     let seconds = took.as_secs_f64().max(0.001);
-    let speed = HumanBytes((bytes as f64 / seconds) as u64);
+    let speed = HumanBytes((bytes.saturating_sub(before) as f64 / seconds) as u64);
     format!("{} in {seconds:.2} s ({speed}/s)", HumanBytes(bytes))
 }
 
@@ -148,8 +150,10 @@ mod tests {
 
     #[test]
     fn a_summary_tells_size_time_and_speed() {
-        let text = summary(1 << 20, Duration::from_millis(500));
+        let text = summary(1 << 20, 0, Duration::from_millis(500));
         assert_eq!(text, "1.00 MiB in 0.50 s (2.00 MiB/s)");
-        assert_eq!(summary(0, Duration::ZERO), "0 B in 0.00 s (0 B/s)");
+        let text = summary(1 << 20, 1 << 19, Duration::from_millis(500));
+        assert_eq!(text, "1.00 MiB in 0.50 s (1.00 MiB/s)");
+        assert_eq!(summary(0, 0, Duration::ZERO), "0 B in 0.00 s (0 B/s)");
     }
 }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::{JoinError, JoinSet};
 
 use crate::config::{Config, Memory, Task};
 use crate::display::Display;
@@ -19,7 +19,10 @@ use crate::walk::{Found, Job, walk};
 /// What one job came to.
 struct Ended {
     exit: Exit,
+    /// The uploads' lengths.
     bytes: u64,
+    /// What earlier runs had sent of them.
+    before: u64,
 }
 
 /// Runs until all is done or a signal comes.
@@ -108,7 +111,7 @@ async fn open(config: Config, display: Display) -> Result<Session, UploadError> 
     Ok(session)
 }
 
-/// Waiting for a delivery takes no place from files that are still to be sent.
+/// As many at a time as there are places.
 async fn run_jobs(session: &Arc<Session>, jobs: Vec<Job>, report: &Report) -> Vec<Ended> {
     let places = Arc::new(Semaphore::new(session.config.jobs));
     let mut running = JoinSet::new();
@@ -121,39 +124,7 @@ async fn run_jobs(session: &Arc<Session>, jobs: Vec<Job>, report: &Report) -> Ve
         while let Some(done) = running.try_join_next() {
             ended.push(done.unwrap_or_else(panicked));
         }
-        let (session, report) = (Arc::clone(session), report.clone());
-        running.spawn(async move {
-            let uploaded = job::upload(&session, &job).await;
-            drop(place);
-            let uploaded = match uploaded {
-                Ok(uploaded) => uploaded,
-                Err(error) => {
-                    report.failed(Some(&job.shown), None, &error);
-                    return Ended {
-                        exit: error.exit(),
-                        bytes: 0,
-                    };
-                }
-            };
-            let bytes = uploaded.length;
-            match delivered(&session, &uploaded).await {
-                Ok(result) => {
-                    let sent = (bytes, uploaded.took);
-                    report.uploaded(&job.shown, &uploaded.url, sent, result);
-                    Ended {
-                        exit: Exit::Success,
-                        bytes,
-                    }
-                }
-                Err(error) => {
-                    report.failed(Some(&job.shown), Some(&uploaded.url), &error);
-                    Ended {
-                        exit: error.exit(),
-                        bytes,
-                    }
-                }
-            }
-        });
+        running.spawn(run_job(Arc::clone(session), job, report.clone(), place));
     }
     while let Some(done) = running.join_next().await {
         ended.push(done.unwrap_or_else(panicked));
@@ -161,11 +132,49 @@ async fn run_jobs(session: &Arc<Session>, jobs: Vec<Job>, report: &Report) -> Ve
     ended
 }
 
+/// Waiting for a delivery takes no place from files that are still to be sent.
+async fn run_job(
+    session: Arc<Session>,
+    job: Job,
+    report: Report,
+    place: OwnedSemaphorePermit,
+) -> Ended {
+    let uploaded = job::upload(&session, &job).await;
+    drop(place);
+    let uploaded = match uploaded {
+        Ok(uploaded) => uploaded,
+        Err(error) => {
+            report.failed(Some(&job.shown), None, &error);
+            return Ended {
+                exit: error.exit(),
+                bytes: 0,
+                before: 0,
+            };
+        }
+    };
+    let exit = match delivered(&session, &uploaded).await {
+        Ok(result) => {
+            report.uploaded(&job.shown, &uploaded, result);
+            Exit::Success
+        }
+        Err(error) => {
+            report.failed(Some(&job.shown), Some(&uploaded.url), &error);
+            error.exit()
+        }
+    };
+    Ended {
+        exit,
+        bytes: uploaded.length,
+        before: uploaded.progress.resumed_at(),
+    }
+}
+
 /// The panic itself was told by its hook.
-fn panicked(_: tokio::task::JoinError) -> Ended {
+fn panicked(_: JoinError) -> Ended {
     Ended {
         exit: Exit::Local,
         bytes: 0,
+        before: 0,
     }
 }
 
@@ -175,9 +184,7 @@ fn conclude(ended: &[Ended], took: Duration, display: &Display) {
         .filter(|ended| ended.exit == Exit::Success)
         .count();
     let bytes = ended.iter().map(|ended| ended.bytes).sum();
-    display.say(&format!(
-        "{good} of {} files, {}",
-        ended.len(),
-        summary(bytes, took)
-    ));
+    let before = ended.iter().map(|ended| ended.before).sum();
+    let all = summary(bytes, before, took);
+    display.say(&format!("{good} of {} files, {all}", ended.len()));
 }

@@ -30,6 +30,8 @@ struct Peer {
     process: Child,
     address: SocketAddr,
     directory: tempfile::TempDir,
+    /// Below the directory.
+    uploads: &'static str,
 }
 
 impl Drop for Peer {
@@ -150,6 +152,7 @@ impl Peer {
             process,
             address,
             directory,
+            uploads: "",
         }
     }
 
@@ -172,6 +175,18 @@ impl Peer {
         })
     }
 
+    /// This project's own server, if it was built beside the client.
+    fn ingest(binary: &Path) -> Self {
+        let mut peer = Self::start(|port, directory| {
+            let mut command = Command::new(binary);
+            command.args(["--listen", &format!("127.0.0.1:{port}"), "--allow-overlay"]);
+            command.arg("--spool").arg(directory);
+            command
+        });
+        peer.uploads = "completed";
+        peer
+    }
+
     /// What the server has under the URL that the client tells.
     fn contents(&self, line: &str) -> Vec<u8> {
         let line: Value = serde_json::from_str(line).unwrap();
@@ -182,7 +197,7 @@ impl Peer {
             .unwrap()
             .1
             .to_owned();
-        fs::read(self.directory.path().join(id)).unwrap()
+        fs::read(self.directory.path().join(self.uploads).join(id)).unwrap()
     }
 }
 
@@ -271,6 +286,31 @@ fn the_node_server_gets_every_file_whole() {
     let peer = Peer::node();
     every_way_of_sending_works(&peer, &[]);
     cut_connections_are_resumed(&peer, &[]);
+}
+
+#[test]
+fn ingest_gets_every_file_whole() {
+    let binary = Path::new(env!("CARGO_BIN_EXE_upload")).with_file_name("ingest");
+    if !wanted("ingest", "true") {
+        return;
+    }
+    if !binary.is_file() {
+        return skip("ingest", "it was not built; cargo build -p ingest does it");
+    }
+    let peer = Peer::ingest(&binary);
+    let arguments: &[&[&str]] = &[
+        &["large.bin", "--parallel", "3"],
+        &["large.bin", "--checksum", "sha1"],
+        &["large.bin", "--checksum", "sha256", "--chunk-size", "1MB"],
+        &["large.bin", "--checksum", "sha512"],
+        &["large.bin", "--checksum", "blake3"],
+        &["large.bin", "--checksum", "md5"],
+        &["large.bin", "--checksum", "crc32"],
+    ];
+    every_way_of_sending_works(&peer, arguments);
+    cut_connections_are_resumed(&peer, &[]);
+    cut_connections_are_resumed(&peer, &["--parallel", "2"]);
+    cut_connections_are_resumed(&peer, &["--checksum", "crc32", "--chunk-size", "1MB"]);
 }
 
 /// A certificate for this computer, and its key.

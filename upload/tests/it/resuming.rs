@@ -181,6 +181,17 @@ fn the_next_run_goes_on_where_the_interrupted_one_stopped() {
 }
 
 #[test]
+fn json_tells_where_an_upload_was_resumed() {
+    let (_stub, client) = after_interruption(400);
+    let ended = client.run(&["file", "--json"]).expect(0);
+    let line: serde_json::Value = serde_json::from_str(&ended.out).unwrap();
+    assert_eq!(
+        (&line["bytes"], &line["resumed_at"]),
+        (&1000.into(), &400.into())
+    );
+}
+
+#[test]
 fn the_same_file_is_found_by_another_name_for_it() {
     let (stub, client) = after_interruption(400);
     std::os::unix::fs::symlink("file", client.home.path().join("link")).unwrap();

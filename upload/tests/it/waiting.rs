@@ -60,9 +60,7 @@ fn waiting_ends_with_its_time() {
 fn a_server_that_tells_no_states_cannot_be_waited_for() {
     let ended = waits(&[], &["--wait"]).expect(3);
     assert!(
-        ended
-            .err
-            .contains("uploaded, but this server does not tell"),
+        ended.err.contains("uploaded, but the server does not tell"),
         "{}",
         ended.err
     );
