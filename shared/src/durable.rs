@@ -8,7 +8,8 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, RenameFlags};
@@ -234,7 +235,28 @@ pub fn stat(path: &Path) -> Result<Option<std::fs::Metadata>, DiskError> {
 /// # Errors
 /// As fdatasync(2). The caller must treat what was written since the last success as lost.
 pub fn sync_data(file: &File, path: &Path) -> Result<(), DiskError> {
-    file.sync_data().on("sync", path)
+    observed(|| file.sync_data()).on("sync", path)
+}
+
+/// Told of every sync of files and of [`DirSync`]: how long it took, and the error if it failed.
+type SyncObserver = Box<dyn Fn(Duration, Option<&io::Error>) + Send + Sync>;
+
+static SYNC_OBSERVER: OnceLock<SyncObserver> = OnceLock::new();
+
+/// Has `observer` told of every sync that this process makes from now on; for metrics. The first
+/// observer stays. It is called where the sync was made, and must not block.
+pub fn observe_syncs(observer: impl Fn(Duration, Option<&io::Error>) + Send + Sync + 'static) {
+    SYNC_OBSERVER.set(Box::new(observer)).ok();
+}
+
+fn observed(sync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    let Some(observer) = SYNC_OBSERVER.get() else {
+        return sync();
+    };
+    let began = Instant::now();
+    let result = sync();
+    observer(began.elapsed(), result.as_ref().err());
+    result
 }
 
 /// Makes the names of one directory durable, with one `fsync` for all who wait at a time.
@@ -290,7 +312,7 @@ impl DirSync {
             }
             rounds.begun += 1;
             drop(rounds);
-            let result = self.dir.sync_all();
+            let result = observed(|| self.dir.sync_all());
             rounds = self.rounds.lock().unwrap_or_else(PoisonError::into_inner);
             rounds.ended = rounds.begun;
             if let Err(error) = result {
@@ -392,6 +414,27 @@ mod tests {
             }
         });
         assert!(sync.rounds() <= 32 * 8);
+    }
+
+    #[test]
+    fn every_sync_is_told_of() {
+        let told = Arc::new(Mutex::new((0, 0)));
+        let telling = Arc::clone(&told);
+        observe_syncs(move |_, error| {
+            let mut told = telling.lock().unwrap();
+            match error {
+                None => told.0 += 1,
+                Some(_) => told.1 += 1,
+            }
+        });
+        observe_syncs(|_, _| panic!("the first observer stays"));
+        let file = tempfile::NamedTempFile::new().unwrap();
+        sync_data(file.as_file(), file.path()).unwrap();
+        let null = File::open("/dev/null").unwrap();
+        assert!(sync_data(&null, Path::new("/dev/null")).is_err());
+        // Other tests of this process sync, too.
+        let told = told.lock().unwrap();
+        assert!(1 <= told.0 && 1 <= told.1, "{told:?}");
     }
 
     #[test]
