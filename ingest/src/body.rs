@@ -9,6 +9,7 @@
 use std::pin::Pin;
 use std::time::Duration;
 
+use admin::IngestMetrics;
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::Frame;
@@ -73,6 +74,7 @@ pub(crate) async fn receive(
     append: &mut Append,
     hasher: &mut Option<Hasher>,
     patience: &Patience,
+    metrics: &IngestMetrics,
 ) -> End {
     let mut clock = Clock::new();
     let mut frames = Frames::default();
@@ -93,6 +95,7 @@ pub(crate) async fn receive(
             frame = body.frame() => {
                 let ended = frames.gather(frame, body);
                 clock.bytes_came();
+                metrics.received(frames.bytes as u64);
                 write(&mut frames, append, hasher).err().or(ended)
             }
             happened = append.happens() => happened.err().map(End::Disk),

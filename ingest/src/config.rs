@@ -6,6 +6,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use admin::AdminArgs;
 use shared::size::Length;
 use shared::startup::{Bytes, LogArgs, Period, Program, SpoolArgs};
 
@@ -45,6 +46,10 @@ pub struct Args {
 
     #[command(flatten)]
     pub(crate) limits: LimitArgs,
+
+    /// Where metrics and health are told.
+    #[command(flatten)]
+    pub admin: AdminArgs,
 
     #[command(flatten)]
     pub(crate) log: LogArgs,
@@ -226,6 +231,7 @@ impl TryFrom<Args> for Config {
             network,
             protocol,
             limits,
+            admin: _,
             log: _,
         } = args;
         let base_path = normalize(&network.base_path)?;

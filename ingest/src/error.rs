@@ -39,8 +39,8 @@ impl IngestError {
         }
     }
 
-    /// The answer, and a line in the log for what is not the client's doing.
-    pub(crate) fn into_response(self) -> Response {
+    /// The answer with its code, and a line in the log for what is not the client's doing.
+    pub(crate) fn into_response(self) -> (&'static str, Response) {
         let refusal = self.refusal();
         if !matches!(self, Self::Refused(_)) {
             tracing::error!(error = %self, code = refusal.code(), "request failed");
@@ -57,6 +57,6 @@ impl IngestError {
         if refusal.status() == StatusCode::REQUEST_TIMEOUT {
             response.extensions_mut().insert(HangUp);
         }
-        response
+        (refusal.code(), response)
     }
 }

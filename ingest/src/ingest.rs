@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use admin::IngestMetrics;
 use shared::id::UploadId;
 use tokio_util::sync::CancellationToken;
 
@@ -19,11 +20,17 @@ pub(crate) struct Ingest {
     pub(crate) locator: Locator,
     pub(crate) uploads: Uploads,
     pub(crate) patience: Patience,
+    pub(crate) metrics: IngestMetrics,
     warned_of_proxy: AtomicBool,
 }
 
 impl Ingest {
-    pub(crate) fn new(config: &Config, uploads: Uploads, cut: CancellationToken) -> Self {
+    pub(crate) fn new(
+        config: &Config,
+        uploads: Uploads,
+        metrics: IngestMetrics,
+        cut: CancellationToken,
+    ) -> Self {
         Self {
             base_path: config.base_path.clone(),
             capabilities: config.capabilities(),
@@ -33,6 +40,7 @@ impl Ingest {
                 stall_timeout: config.connections.stall_timeout,
                 cut,
             },
+            metrics,
             warned_of_proxy: AtomicBool::new(false),
         }
     }

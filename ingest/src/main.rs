@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ingest::config::{Args, Config};
 use ingest::net::listen;
-use ingest::server::Server;
+use ingest::server::{Listeners, Server};
 use shared::startup::{self, Exit, Failure, Shutdown};
 
 /// A worker that the kernel holds in a throttled `write` must not stall the others: more workers
@@ -21,12 +21,20 @@ fn main() -> ExitCode {
 }
 
 fn serve(args: Args) -> Result<Exit, Failure> {
+    let admin = args.admin.clone();
+    if admin.healthcheck {
+        return Ok(admin::healthcheck(&admin).map(|()| Exit::OK)?);
+    }
     let config = Config::try_from(args).map_err(Failure::usage)?;
     let listen = config.listen;
     let connections_max = config.connections.max;
     let server = Server::open(config).map_err(Failure::usage)?;
     let listener = listen::bind(listen)
         .map_err(|error| Failure::usage(format!("cannot listen on {listen}: {error}")))?;
+    let listeners = Listeners {
+        uploads: listener,
+        admin: admin.bind().map_err(Failure::usage)?,
+    };
     // Nothing is logged before it is certain that there is a server: what is wrong is one line.
     ingest::prepare_process(connections_max);
     let cores = available_parallelism().map_or(1, usize::from);
@@ -36,7 +44,7 @@ fn serve(args: Args) -> Result<Exit, Failure> {
         .build()?;
     let served = runtime.block_on(async {
         let shutdown = Shutdown::on_signals()?;
-        server.run(listener, shutdown).await.map_err(Failure::from)
+        server.run(listeners, shutdown).await.map_err(Failure::from)
     });
     runtime.shutdown_timeout(LEAVE_WITHIN);
     served.map(|()| Exit::OK)

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use admin::{Admin, Health, IngestMetrics};
 use shared::durable;
 use shared::probe::{self, Expectations, ProbeError};
 use shared::spool::{Spool, SpoolError};
@@ -51,9 +52,19 @@ pub enum StartError {
     ReadyFile(#[source] io::Error),
 }
 
+/// What the server answers on.
+#[derive(Debug)]
+pub struct Listeners {
+    /// Clients with uploads.
+    pub uploads: TcpListener,
+    /// Who asks for metrics and health.
+    pub admin: Option<TcpListener>,
+}
+
 /// A server whose spool has been tried out.
 pub struct Server {
     config: Config,
+    spool: Arc<Spool>,
     uploads: Uploads,
 }
 
@@ -83,14 +94,16 @@ impl Server {
         }
         info!(spool = %args.spool.display(), filesystem = %probe, "spool opened");
         let free_bytes_min = config.limits.free_bytes_min;
-        let uploads = Uploads::new(Arc::new(spool), free_bytes_min, &probe);
+        let spool = Arc::new(spool);
+        let uploads = Uploads::new(Arc::clone(&spool), free_bytes_min, &probe);
         Ok(Self {
+            spool,
             uploads: uploads.map_err(StartError::Uploads)?,
             config,
         })
     }
 
-    /// Serves `listener` until `shutdown` and all its consequences.
+    /// Serves `listeners` until `shutdown` and all its consequences.
     ///
     /// Asked to stop, it accepts nobody any more and lets uploads go on for the drain time; then
     /// it keeps what they have sent and tells them to come back. Asked again, it returns at once:
@@ -98,15 +111,20 @@ impl Server {
     ///
     /// # Errors
     /// When it cannot begin. Once it serves, it does so to its end.
-    pub async fn run(self, listener: TcpListener, shutdown: Shutdown) -> Result<(), StartError> {
-        let Self { config, uploads } = self;
+    pub async fn run(self, listeners: Listeners, shutdown: Shutdown) -> Result<(), StartError> {
+        let metrics = self.tell_of_itself(listeners.admin, &shutdown);
+        let metrics = metrics.map_err(StartError::Listener)?;
+        let Self {
+            config, uploads, ..
+        } = self;
+        let listener = listeners.uploads;
         let address = listener.local_addr().map_err(StartError::Listener)?;
         listener
             .set_nonblocking(true)
             .map_err(StartError::Listener)?;
         let listener = tokio::net::TcpListener::from_std(listener).map_err(StartError::Listener)?;
         let cut = CancellationToken::new();
-        let ingest = Arc::new(Ingest::new(&config, uploads, cut.clone()));
+        let ingest = Arc::new(Ingest::new(&config, uploads, metrics.clone(), cut.clone()));
         let sweeper = tokio::spawn(look_after(Arc::clone(&ingest), shutdown.clone()));
         let assembler = tokio::spawn(ingest.uploads.assembling());
         let connections = config.connections;
@@ -117,6 +135,7 @@ impl Server {
                 keep_alive: connections.keep_alive_timeout,
             },
             lingerers: Arc::new(Semaphore::new(LINGERERS_MAX)),
+            metrics,
         };
         if let Some(path) = &config.ready_file {
             announce(path, &address.to_string()).map_err(StartError::ReadyFile)?;
@@ -130,6 +149,31 @@ impl Server {
         sweeper.abort();
         assembler.abort();
         Ok(())
+    }
+
+    /// Counts from now on, and answers on `listener` who asks what was counted. A draining server
+    /// still tells that it drains.
+    fn tell_of_itself(
+        &self,
+        listener: Option<TcpListener>,
+        shutdown: &Shutdown,
+    ) -> io::Result<IngestMetrics> {
+        let mut admin = Admin::new("ingest");
+        let metrics = IngestMetrics::register(admin.registry());
+        let free_bytes_min = self.config.limits.free_bytes_min;
+        let health = Health::new(Arc::clone(&self.spool), free_bytes_min, shutdown.clone());
+        if let Some(listener) = listener {
+            tokio::spawn(admin.serve(listener, health.clone())?);
+        }
+        let counted = metrics.clone();
+        durable::observe_syncs(move |took, error| {
+            counted.sync(took, error.is_none());
+            // A full disk is no reason to doubt what it says; anything else is.
+            if error.is_some_and(|error| !durable::is_full(error)) {
+                health.poison();
+            }
+        });
+        Ok(metrics)
     }
 }
 

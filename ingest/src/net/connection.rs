@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use admin::IngestMetrics;
 use bytes::Bytes;
 use http::header::CONNECTION;
 use http::{HeaderValue, Request, Version};
@@ -63,6 +64,7 @@ pub(crate) struct Shared<R> {
     pub(crate) timeouts: Timeouts,
     /// Bounds the connections that linger at their end.
     pub(crate) lingerers: Arc<Semaphore>,
+    pub(crate) metrics: IngestMetrics,
 }
 
 /// The routes as a service: warp's filter, which never rejects.
@@ -93,6 +95,7 @@ pub(crate) async fn serve<R: Routes>(
     peer: SocketAddr,
     shutdown: Watcher,
 ) -> Result<(), hyper::Error> {
+    let _open = shared.metrics.connection();
     let socket = Arc::new(socket);
     let Ok(Ok(prefix)) = timeout(shared.timeouts.header, read_prefix(&socket)).await else {
         return Ok(());

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use admin::ingest::UploadEvent;
 use http::StatusCode;
 use shared::id::UploadId;
 use shared::lookup::State;
@@ -76,6 +77,7 @@ async fn carry_out(
     );
     record.rest.parts = plan.parts.clone();
     let (id, held) = ingest.uploads.create(record.clone()).await?;
+    ingest.metrics.upload(UploadEvent::Created);
     let span = tracing::info_span!("create", upload_id = %id);
     let filled = fill(ingest, &request, held, &plan).instrument(span).await;
     let reached = filled?;
@@ -106,6 +108,9 @@ async fn fill(
         .uploads
         .commit(Append::new(held, 0, true), whole)
         .await?;
+    if whole.is_some() {
+        ingest.metrics.upload(UploadEvent::Completed);
+    }
     Ok(Reached {
         offset: Offset(0),
         length: plan.length,

@@ -94,10 +94,16 @@ async fn answer(ingest: &Arc<Ingest>, method: Method, request: Request) -> Respo
     let (peer, path) = (request.exchange.peer, request.path.clone());
     let mut response = match dispatch(ingest, method.clone(), request).await {
         Ok(response) => response,
-        Err(error) => error.into_response(),
+        Err(error) => {
+            let (code, response) = error.into_response();
+            ingest.metrics.refused(code);
+            response
+        }
     };
     let status = response.status().as_u16();
-    let ms = started.elapsed().as_secs_f64() * 1e3;
+    let took = started.elapsed();
+    ingest.metrics.request(&method, status, took);
+    let ms = took.as_secs_f64() * 1e3;
     tracing::info!(target: "access", %peer, %method, path, status, ms, "answered");
     let fields = response.headers_mut();
     fields.insert(

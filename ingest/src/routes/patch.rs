@@ -1,6 +1,7 @@
 //! `PATCH`: append to an upload.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use http::StatusCode;
 use shared::id::UploadId;
@@ -32,7 +33,10 @@ pub(super) async fn patch(
     {
         return Ok(reply(ingest, &found.record, found.record.offset, true));
     }
-    let Some(held) = ingest.uploads.hold(id).await? else {
+    let asked = Instant::now();
+    let held = ingest.uploads.hold(id).await;
+    ingest.metrics.lock(held.is_ok(), asked.elapsed());
+    let Some(held) = held? else {
         // It moved on between the look and the lock: look again, and leave it at that.
         let found = ingest.uploads.look_whole(id).await?;
         patch.decide(&stored(&found, capabilities)?, capabilities)?;

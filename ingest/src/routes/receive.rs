@@ -1,5 +1,6 @@
 //! The one way in which bytes get into an upload, whichever request brings them.
 
+use admin::ingest::{BodyEnd, UploadEvent};
 use http::HeaderMap;
 use shared::size::Length;
 use tokio::task::spawn_blocking;
@@ -30,14 +31,23 @@ pub(super) async fn receive(
         Verify::Nothing | Verify::Trailer => None,
     };
     let mut body = request.exchange.take_body();
-    let end = body::receive(&mut body, &mut append, &mut hasher, &ingest.patience).await;
+    let (patience, metrics) = (&ingest.patience, &ingest.metrics);
+    let end = body::receive(&mut body, &mut append, &mut hasher, patience, metrics).await;
     drop(body);
+    let (counted, came) = (counted_as(&end), append.position().0 - plan.at.0);
     log(&end);
     let lost = matches!(end, End::Lost(_));
     let (mut append, ended) = match end {
         End::Complete(trailers) => verify(append, plan, hasher, trailers.as_ref()).await?,
         other => (append, Err(refusal(&other, &plan.room.beyond))),
     };
+    metrics.body(
+        match (counted, &ended) {
+            (BodyEnd::Complete, Err(_)) => BodyEnd::Mismatch,
+            (counted, _) => counted,
+        },
+        came,
+    );
     append.settle().await?;
     let position = append.position();
     let reached = plan.reached(position.0 - plan.at.0, ended.is_ok());
@@ -46,6 +56,9 @@ pub(super) async fn receive(
     ingest.uploads.commit(append, whole).await?;
     if complete && kind == Kind::Partial {
         ingest.uploads.part_completed();
+    }
+    if whole.is_some() {
+        metrics.upload(UploadEvent::Completed);
     }
     ended?;
     Ok(reached?)
@@ -107,6 +120,19 @@ fn refusal(end: &End, beyond: &Refusal) -> Refusal {
         End::TooLong => beyond.clone(),
         End::Disk(error) if error.is_full() => Refusal::InsufficientStorage,
         End::Disk(_) | End::Lost(Lost::Unreadable(_)) => Refusal::Internal,
+    }
+}
+
+/// Under what a body's end is counted.
+fn counted_as(end: &End) -> BodyEnd {
+    match end {
+        End::Complete(_) => BodyEnd::Complete,
+        End::Broken(_) => BodyEnd::Broken,
+        End::Stalled => BodyEnd::Stalled,
+        End::Cut => BodyEnd::Cut,
+        End::Replaced | End::Lost(Lost::ToAnother) => BodyEnd::Replaced,
+        End::TooLong => BodyEnd::TooLong,
+        End::Disk(_) | End::Lost(Lost::Unreadable(_)) => BodyEnd::Disk,
     }
 }
 

@@ -1,5 +1,6 @@
 //! `DELETE`: end an upload.
 
+use admin::ingest::UploadEvent;
 use http::{HeaderMap, StatusCode};
 use shared::ending::End;
 use shared::id::UploadId;
@@ -19,7 +20,10 @@ pub(super) async fn terminate(
 ) -> Result<Response, IngestError> {
     terminate::parse(&request.headers, &ingest.capabilities)?;
     match ingest.uploads.terminate(id).await? {
-        End::Ended => Ok(respond(StatusCode::NO_CONTENT, HeaderMap::new())),
+        End::Ended => {
+            ingest.metrics.upload(UploadEvent::Terminated);
+            Ok(respond(StatusCode::NO_CONTENT, HeaderMap::new()))
+        }
         End::Already(Place::Terminated | Place::Expired | Place::Delivered | Place::Joined) => {
             Err(Refusal::Gone.into())
         }

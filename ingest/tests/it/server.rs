@@ -51,7 +51,11 @@ impl TestServer {
                 .enable_all()
                 .build()
                 .unwrap();
-            runtime.block_on(server.run(listener, shutdown)).unwrap();
+            let listeners = ingest::server::Listeners {
+                uploads: listener,
+                admin: None,
+            };
+            runtime.block_on(server.run(listeners, shutdown)).unwrap();
         });
         Self {
             address,
