@@ -59,7 +59,7 @@ impl Recovery {
                     seen.insert(claim);
                     requeued.extend(self.look_at(spool, id, claim, now));
                 }
-                Entry::State(id, claim) => drop_stale(spool, id, claim),
+                Entry::State(id, claim) => finish_settled(spool, id, claim, now),
                 _ => {}
             }
         }
@@ -137,9 +137,11 @@ fn overdue(
     }
 }
 
-fn drop_stale(spool: &Spool, id: UploadId, claim: ClaimId) {
-    if let Err(error) = orphan::drop_stale_state(spool, id, claim) {
-        tracing::warn!(upload_id = %id, %error, "a claim's state stays behind");
+fn finish_settled(spool: &Arc<Spool>, id: UploadId, claim: ClaimId, now: UnixTime) {
+    match orphan::finish_settled(spool, id, claim, now) {
+        Ok(true) => tracing::debug!(upload_id = %id, "took the last steps of a settling"),
+        Ok(false) => {}
+        Err(error) => tracing::error!(upload_id = %id, %error, "a settling stays unfinished"),
     }
 }
 

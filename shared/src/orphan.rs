@@ -13,9 +13,11 @@ use crate::claim::ClaimState;
 use crate::durable::{self, DiskError, OnPath};
 use crate::ending;
 use crate::failpoint::{self, Failpoint};
+use crate::handover;
 use crate::id::{ClaimId, UploadId};
 use crate::layout::{DataAt, Dir, RecordAt};
 use crate::lock::{DataLock, TryLock};
+use crate::operate;
 use crate::record::{self, Attempt, Place, Record, RecordError};
 use crate::settle;
 use crate::spool::Spool;
@@ -124,18 +126,35 @@ pub fn recover(
     requeue(spool, (id, claim), &lock, record, state, rules, now)
 }
 
-/// Removes a claim's state whose data has moved on: a crash between the last two steps of
-/// settling. The data gets its claimed name before the state is written, so a state without data
-/// is always a leftover. Whether it was one.
+/// Takes the steps that are left of a settling that was cut short after the data had moved on, and
+/// then removes the claim's state. The data gets its claimed name before the state is written, and
+/// the state goes last, so that a state without data always means this. Whether it was so.
 ///
 /// # Errors
-/// As stat(2) and unlink(2).
-pub fn drop_stale_state(spool: &Spool, id: UploadId, claim: ClaimId) -> Result<bool, DiskError> {
+/// As the steps.
+pub fn finish_settled(
+    spool: &Arc<Spool>,
+    id: UploadId,
+    claim: ClaimId,
+    now: UnixTime,
+) -> Result<bool, DiskError> {
     let layout = spool.layout();
     if durable::stat(&layout.data(id, DataAt::Claimed(claim)))?.is_some() {
         return Ok(false);
     }
+    // Delivered: the record, or a second one, still lies in `completed/`.
+    unless_done(handover::recover(spool, id, now).map(drop))?;
+    // Dead: the same.
+    unless_done(operate::settle_backward(spool, id).map(drop))?;
     durable::unlink(&layout.state(id, claim))
+}
+
+/// The settling consumer may be alive and a step ahead.
+fn unless_done(step: Result<(), DiskError>) -> Result<(), DiskError> {
+    match step {
+        Err(error) if error.is_missing() => Ok(()),
+        step => step,
+    }
 }
 
 fn requeue(

@@ -75,7 +75,7 @@ impl Claim {
                 self.spool.sync_dir(Dir::Receipts)?;
             }
             failpoint::hit(Failpoint::SettleReceiptWritten).on("settle", &path)?;
-            self.remove_claimed()?;
+            durable::unlink(&path)?;
             failpoint::hit(Failpoint::SettleDataRemoved).on("settle", &path)?;
             durable::unlink(&self.record_path())?;
         } else {
@@ -84,10 +84,12 @@ impl Claim {
                 self.file.sync()?;
             }
             failpoint::hit(Failpoint::SettleReceiptWritten).on("settle", &path)?;
-            self.remove_claimed()?;
+            durable::unlink(&path)?;
             failpoint::hit(Failpoint::SettleDataRemoved).on("settle", &path)?;
-            durable::rename(&self.record_path(), &receipt)?;
+            // Somebody may have found the state without its data and finished this already.
+            move_if_there(&self.record_path(), &receipt)?;
         }
+        self.remove_state()?;
         self.release(&path)
     }
 
@@ -152,7 +154,7 @@ impl Claim {
         }
         failpoint::hit(Failpoint::SettleRetryRecorded).on("settle", &path)?;
         durable::rename_noreplace(&path, &self.spool.layout().data(self.id, at))?;
-        durable::unlink(&self.spool.layout().state(self.id, self.claim))?;
+        self.remove_state()?;
         self.release(&path)
     }
 
@@ -182,7 +184,7 @@ impl Claim {
         self.replace_record()?;
         let from = DataAt::Claimed(self.claim);
         inter(&self.spool, self.id, from, Some(&self.record), reason, now)?;
-        durable::unlink(&self.spool.layout().state(self.id, self.claim))?;
+        self.remove_state()?;
         self.release(&path)
     }
 
@@ -195,8 +197,8 @@ impl Claim {
         Ok(())
     }
 
-    fn remove_claimed(&self) -> Result<(), DiskError> {
-        durable::unlink(&self.path())?;
+    /// Last of all: a state without data tells every consumer that a settling was cut short.
+    fn remove_state(&self) -> Result<(), DiskError> {
         durable::unlink(&self.spool.layout().state(self.id, self.claim)).map(|_| ())
     }
 
