@@ -18,12 +18,12 @@ const LINE_EVERY: Duration = Duration::from_secs(5);
 const REDRAW_EVERY: Duration = Duration::from_millis(250);
 
 /// Columns for a name: the width in the templates below.
-const NAME_WIDTH: usize = 24;
+const NAME_WIDTH: usize = 20;
 
-const BAR: &str = "{prefix:24!} [{bar:28}] {percent:>3} % {binary_bytes:>10} of {binary_total_bytes:<10} \
-                   {binary_bytes_per_sec:>12} {eta:>4} {msg}";
-const SPINNER: &str = "{prefix:24!} {spinner} {binary_bytes:>10} {binary_bytes_per_sec:>12} {msg}";
-const TOTAL: &str = "{prefix:24!} [{bar:28}] {pos} of {len} files {msg}";
+const BAR: &str = "{prefix:20!} {percent:>3} % [{wide_bar}] {binary_bytes}/{binary_total_bytes} \
+                   {binary_bytes_per_sec} {eta} {msg}";
+const SPINNER: &str = "{prefix:20!} {spinner} {binary_bytes} {binary_bytes_per_sec} {msg}";
+const TOTAL: &str = "{prefix:20!} {percent:>3} % [{wide_bar}] {pos} of {len} files";
 
 /// The display of a whole run.
 #[derive(Clone, Debug)]
@@ -226,23 +226,22 @@ impl FileProgress {
             Look::Lines => {
                 writeln!(io::stderr(), "{}: {text}", self.name).ok();
             }
-            Look::Bar { bar, .. } => bar.set_message(text.to_owned()),
+            Look::Bar { bar, .. } => bar.suspend(|| {
+                writeln!(io::stderr(), "{}: {text}", self.name).ok();
+            }),
         }
     }
 
-    /// The server says so; told once.
+    /// What the server says that the upload is; told once.
     pub(crate) fn state(&self, state: &str) {
         let mut told = lock(&self.state);
-        if *told != state {
-            state.clone_into(&mut told);
-            self.note(state);
+        if *told == state {
+            return;
         }
-    }
-
-    /// The remark no longer holds.
-    pub(crate) fn clear_note(&self) {
-        if let Look::Bar { bar, .. } = &self.look {
-            bar.set_message("");
+        state.clone_into(&mut told);
+        match &self.look {
+            Look::Bar { bar, .. } => bar.set_message(state.to_owned()),
+            Look::None | Look::Lines => self.note(state),
         }
     }
 
@@ -333,7 +332,7 @@ mod tests {
     fn long_names_are_shown_by_their_ends() {
         assert_eq!(shortened("short.txt"), "short.txt");
         let short = shortened("a/very/long/path/to/some/holiday.jpg");
-        assert_eq!(short, "…ath/to/some/holiday.jpg");
+        assert_eq!(short, "…to/some/holiday.jpg");
         assert_eq!(shortened(&"ü".repeat(30)).chars().count(), NAME_WIDTH);
     }
 

@@ -61,7 +61,6 @@ impl Push<'_> {
                     if best < now.offset {
                         best = now.offset;
                         attempts.progress();
-                        self.progress.clear_note();
                     }
                     at = Some(now);
                 }

@@ -105,7 +105,6 @@ impl Transfer {
         };
         let note = |text: &str| self.progress.note(text);
         let created = self.session.persist(Request::Create, note, attempt).await?;
-        self.progress.clear_note();
         let offset = if with_content {
             created.offset
         } else {
