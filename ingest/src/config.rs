@@ -2,6 +2,8 @@
 //!
 //! Everything that can be wrong with a flag is found here, before anything is bound or touched.
 
+mod hooks;
+
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,6 +12,8 @@ use admin::AdminArgs;
 use shared::size::Length;
 use shared::startup::{Bytes, LogArgs, Period, Program, SpoolArgs};
 
+use self::hooks::HookArgs;
+pub use self::hooks::Hooks;
 use crate::location::{InvalidFlag, Locator, Mode, PublicUrl, TrustedProxies};
 use crate::tus::capabilities::{Capabilities, Extension, Extensions};
 use crate::tus::metadata::{FileNameRule, MetadataRules};
@@ -50,6 +54,9 @@ pub struct Args {
     /// Where metrics and health are told.
     #[command(flatten)]
     pub admin: AdminArgs,
+
+    #[command(flatten)]
+    pub(crate) hooks: HookArgs,
 
     #[command(flatten)]
     pub(crate) log: LogArgs,
@@ -172,6 +179,8 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// Bounds on uploads.
     pub limits: Limits,
+    /// What the operator's own programs are asked and told.
+    pub hooks: Hooks,
 }
 
 /// Bounds on connections.
@@ -232,6 +241,7 @@ impl TryFrom<Args> for Config {
             protocol,
             limits,
             admin: _,
+            hooks,
             log: _,
         } = args;
         let base_path = normalize(&network.base_path)?;
@@ -260,6 +270,7 @@ impl TryFrom<Args> for Config {
             },
             drain_timeout: network.drain_timeout.0,
             limits: Limits::try_from(limits)?,
+            hooks: Hooks::try_from(hooks)?,
         })
     }
 }

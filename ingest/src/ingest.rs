@@ -21,6 +21,8 @@ pub(crate) struct Ingest {
     pub(crate) uploads: Uploads,
     pub(crate) patience: Patience,
     pub(crate) metrics: IngestMetrics,
+    /// Whether clients are told why processing failed.
+    pub(crate) show_failures: bool,
     warned_of_proxy: AtomicBool,
 }
 
@@ -41,6 +43,7 @@ impl Ingest {
                 cut,
             },
             metrics,
+            show_failures: config.hooks.show_failures,
             warned_of_proxy: AtomicBool::new(false),
         }
     }

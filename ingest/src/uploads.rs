@@ -82,6 +82,11 @@ impl Uploads {
     /// has arrived in this process.
     pub(crate) async fn look(&self, id: UploadId) -> Result<Found, IngestError> {
         self.writers.publish(id, PUBLISH_PATIENCE).await;
+        self.peek(id).await
+    }
+
+    /// The record of an upload as it stands on disk. Disturbs nobody.
+    pub(crate) async fn peek(&self, id: UploadId) -> Result<Found, IngestError> {
         if let Some(found) = lookup::find_once(&self.spool, id)? {
             return Ok(found);
         }

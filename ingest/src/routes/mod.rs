@@ -5,6 +5,7 @@ mod create;
 mod head;
 mod patch;
 mod receive;
+mod state;
 mod stored;
 mod terminate;
 
@@ -143,6 +144,7 @@ async fn dispatch(
     let handled = async move {
         match method {
             Method::HEAD => head::head(ingest, id, &request).await,
+            Method::GET => state::state(ingest, id).await,
             Method::PATCH => patch::patch(ingest, id, request).await,
             Method::DELETE => terminate::terminate(ingest, id, &request).await,
             _ => Err(Refusal::NotFound.into()),

@@ -128,7 +128,8 @@ pub(super) fn announce_expiry(
     expires::announce(fields, last_write(record), complete, capabilities);
 }
 
-fn last_write(record: &Record) -> SystemTime {
+/// When the last byte came.
+pub(super) fn last_write(record: &Record) -> SystemTime {
     let micros = u64::try_from(record.last_write.as_micros()).unwrap_or(0);
     SystemTime::UNIX_EPOCH + Duration::from_micros(micros)
 }

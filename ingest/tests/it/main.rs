@@ -10,4 +10,5 @@ mod http;
 mod resume;
 mod server;
 mod shutdown;
+mod state;
 mod takeover;
