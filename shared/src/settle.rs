@@ -39,9 +39,9 @@ pub struct Reason {
     /// Since when.
     pub failed_at: UnixTime,
     /// Attempts begun.
-    pub attempts: u32,
+    pub attempts_begun: u32,
     /// The attempts that failed, oldest first.
-    pub history: Vec<Attempt>,
+    pub attempts: Vec<Attempt>,
 }
 
 impl Claim {
@@ -264,8 +264,8 @@ fn inter(
         id,
         final_reason: reason.to_owned(),
         failed_at: now,
-        attempts: record.map_or(0, |record| record.attempts),
-        history: record
+        attempts_begun: record.map_or(0, |record| record.attempts),
+        attempts: record
             .map(|record| record.rest.history.clone())
             .unwrap_or_default(),
     };
