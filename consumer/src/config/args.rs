@@ -4,6 +4,7 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use admin::AdminArgs;
 use nix::unistd::{Gid, Group, Uid, User};
 use shared::startup::{LogArgs, Mode, Period, Program, SpoolArgs};
 
@@ -32,6 +33,10 @@ pub struct Args {
     /// What to do with uploads.
     #[command(flatten)]
     pub work: WorkArgs,
+
+    /// Where metrics and health are told.
+    #[command(flatten)]
+    pub admin: AdminArgs,
 
     /// How to log.
     #[command(flatten)]
