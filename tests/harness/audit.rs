@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::client::Tus;
 use crate::http::Response;
-use crate::ledger::{Entry, Ledger, Part};
+use crate::ledger::{Entry, Ledger, Part, Shape};
 use crate::spool::SpoolView;
 
 /// Something that was promised and is not so.
@@ -19,6 +19,8 @@ pub enum Loss {
     Corrupt(u32),
     /// The data of an upload that was reported complete is nowhere.
     Data(u32),
+    /// An upload that was begun cannot be resumed, or not be finished.
+    Stuck(u32, String),
     /// A file was delivered that nobody sent.
     Unknown(String),
 }
@@ -52,6 +54,9 @@ impl Audit<'_> {
     #[must_use]
     pub fn acknowledged(&self, entries: &[Entry]) -> Vec<Loss> {
         let check = |entry: &Entry| {
+            if let Some(said) = &entry.refused {
+                return Some(Loss::Stuck(entry.number, said.clone()));
+            }
             let content = entry.content();
             let parts = entry
                 .parts
@@ -85,6 +90,10 @@ impl Audit<'_> {
         if head.status != 200 {
             return Some(Loss::Upload(entry.number));
         }
+        let is_joined = head.header("Upload-Offset").is_some();
+        if entry.shape == Shape::Concatenated && !is_joined {
+            return entry.complete.then_some(Loss::Bytes(entry.number));
+        }
         if entry.complete || offset_of(&head) == entry.length {
             return check_delivered(self.spool, self.out, entry, content);
         }
@@ -104,8 +113,8 @@ impl Audit<'_> {
         if offset < acknowledged {
             return Some(Loss::Bytes(entry.number));
         }
-        let data = find(self.spool, id_of(url))?;
-        let Ok(bytes) = std::fs::read(data) else {
+        let data = find(self.spool, id_of(url)).map(std::fs::read);
+        let Some(Ok(bytes)) = data else {
             return Some(Loss::Data(entry.number));
         };
         if self.offset == Offset::FileSize {
@@ -143,6 +152,15 @@ pub fn delivered_whole(out: &Path, ledger: &Ledger) -> Vec<Loss> {
     let mut found = delivered(out);
     let mut losses = Vec::new();
     for entry in ledger.entries() {
+        if !entry.complete {
+            let why = entry
+                .refused
+                .clone()
+                .unwrap_or_else(|| "it takes for ever".to_owned());
+            losses.push(Loss::Stuck(entry.number, why));
+            found.remove(&entry.number);
+            continue;
+        }
         let content = entry.content();
         let copies = found.remove(&entry.number).unwrap_or_default();
         if copies.is_empty() {

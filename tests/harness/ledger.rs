@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::client::Tus;
 use crate::payload;
 
 /// A way to send an upload.
@@ -31,6 +32,22 @@ impl Shape {
         Self::Deferred,
         Self::Concatenated,
     ];
+
+    /// Those that a server says it can take (`Tus-Extension`).
+    #[must_use]
+    pub fn offered(tus: &Tus) -> Vec<Self> {
+        let options = tus.request("OPTIONS", tus.base_path(), &[], b"");
+        let offered = options.header("Tus-Extension").unwrap_or_default();
+        let needs = |shape: &Self| match shape {
+            Self::Patches | Self::Stream => "creation",
+            Self::Whole => "creation-with-upload",
+            Self::Checksummed => "checksum",
+            Self::Deferred => "creation-defer-length",
+            Self::Concatenated => "concatenation",
+        };
+        let is_offered = |shape: &Self| offered.split(',').any(|name| name.trim() == needs(shape));
+        Self::ALL.into_iter().filter(is_offered).collect()
+    }
 }
 
 /// One upload, and what its client was told about it.
@@ -50,6 +67,8 @@ pub struct Entry {
     pub complete: bool,
     /// The parts, for a concatenation.
     pub parts: Vec<Part>,
+    /// What the server said, if it was something after which a client gives up.
+    pub refused: Option<String>,
 }
 
 /// A part of a concatenation.
@@ -107,7 +126,7 @@ impl Ledger {
     pub(crate) fn open(&self, shape: Shape, length: usize) -> u32 {
         let mut entries = self.locked();
         let number = u32::try_from(entries.len()).expect("a test ends before that");
-        let (url, acknowledged, complete, parts) = (None, 0, false, Vec::new());
+        let (url, acknowledged, complete) = (None, 0, false);
         entries.push(Entry {
             number,
             shape,
@@ -115,7 +134,8 @@ impl Ledger {
             url,
             acknowledged,
             complete,
-            parts,
+            parts: Vec::new(),
+            refused: None,
         });
         number
     }

@@ -189,6 +189,19 @@ impl Pipeline {
     }
 }
 
+impl Drop for Pipeline {
+    #[expect(clippy::print_stderr, reason = "a failing test shows what it left")]
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!(
+                "--- {} ---\n{:#?}",
+                self.spool.root().display(),
+                self.spool.listing()
+            );
+        }
+    }
+}
+
 impl Default for Pipeline {
     fn default() -> Self {
         Self::new()

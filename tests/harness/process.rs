@@ -151,6 +151,15 @@ impl Process {
         read(&self.stderr)
     }
 
+    /// Waits for the first line of the log: from then on a signal is heard.
+    ///
+    /// # Panics
+    /// If none comes.
+    pub fn wait_for_log(&self) {
+        let what = format!("the first line of {}", self.name);
+        wait_until(&what, || self.log().contains('\n').then_some(()));
+    }
+
     /// Waits until the process has stopped itself (state `T`) or was stopped by a signal.
     ///
     /// # Panics

@@ -23,14 +23,19 @@ pub(crate) struct Sender {
     pub(crate) random: fastrand::Rng,
 }
 
-/// The connection or the server went away, or the server asked to come back: try again.
-struct Broken;
+/// Why a try ended without the upload being complete.
+enum Broken {
+    /// The connection or the server went away, or the server asked to come back: try again.
+    ForNow,
+    /// The server said something after which a client gives up.
+    ForGood(Box<Response>),
+}
 
 type Tried<T> = Result<T, Broken>;
 
 impl From<io::Error> for Broken {
     fn from(_: io::Error) -> Self {
-        Self
+        Self::ForNow
     }
 }
 
@@ -55,9 +60,14 @@ impl Sender {
     pub(crate) fn send(&mut self, number: u32) {
         let content = self.ledger.entry(number).content();
         while !self.stopped() && !self.ledger.entry(number).complete {
-            if self.try_to_send(number, &content).is_err() {
+            match self.try_to_send(number, &content) {
+                Ok(()) => (),
                 // A server that is being restarted is asked again soon, but not in a tight loop.
-                std::thread::sleep(Duration::from_millis(5));
+                Err(Broken::ForNow) => std::thread::sleep(Duration::from_millis(5)),
+                Err(Broken::ForGood(answer)) => {
+                    let said = format!("{} {}", answer.status, answer.text());
+                    return self.ledger.note(number, |entry| entry.refused = Some(said));
+                }
             }
         }
     }
@@ -118,6 +128,10 @@ impl Sender {
         let entry = self.ledger.entry(number);
         let upload = self.tus.upload(&entry.url.expect("it was created"));
         let head = answered(self.tus.try_request("HEAD", upload.path(), &[], b"")?, 200)?;
+        if head.header("Upload-Offset").is_none() && entry.shape == Shape::Concatenated {
+            // tus: not before the concatenation is finished.
+            return Err(Broken::ForNow);
+        }
         let mut offset = self.acknowledge(number, head.number("Upload-Offset"), content.len());
         while offset < content.len() && !self.stopped() {
             offset = match entry.shape {
@@ -313,15 +327,12 @@ fn patch_headers(offset: &str) -> Vec<(&str, &str)> {
     ]
 }
 
-/// The answer, if it has the wanted status or asks to come back later.
-///
-/// # Panics
-/// At any other status: a client would give up there, and the upload would be lost to it.
+/// The answer, if it has the wanted status.
 fn answered(answer: Response, wanted: u16) -> Tried<Response> {
     match answer.status {
         status if status == wanted => Ok(answer),
         // Locked, offset moved on by a request whose answer was lost, full, or shutting down.
-        409 | 423 | 500 | 503 | 507 => Err(Broken),
-        _ => panic!("wanted {wanted}: {answer:#?}"),
+        409 | 423 | 500 | 503 | 507 => Err(Broken::ForNow),
+        _ => Err(Broken::ForGood(Box::new(answer))),
     }
 }

@@ -119,12 +119,15 @@ impl SpoolView {
         value.unwrap_or_else(|error| panic!("{} is no JSON: {error}", path.display()))
     }
 
-    /// Whether nothing waits for a consumer or is being worked on.
+    /// Whether no data waits for a consumer or is being worked on. Records and states that a
+    /// crash has left alone are the janitor's.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        ["completed", "claimed", "deferred"]
-            .iter()
-            .all(|dir| self.names(dir).is_empty())
+        let claimed = self.names("claimed");
+        let held = |name: &String| !name.ends_with(".state") && !name.starts_with('.');
+        self.data_in("completed").is_empty()
+            && self.names("deferred").is_empty()
+            && !claimed.iter().any(held)
     }
 
     /// Whether all that is left of the uploads is receipts.

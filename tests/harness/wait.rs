@@ -36,6 +36,20 @@ pub fn wait_up_to<T>(limit: Duration, what: &str, mut probe: impl FnMut() -> Opt
     }
 }
 
+/// Whether `probe` comes true within `limit`.
+pub fn happens(limit: Duration, mut probe: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + limit;
+    loop {
+        if probe() {
+            return true;
+        }
+        if Instant::now() > deadline {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// Waits until two looks agree: until `probe` returns `wanted`.
 ///
 /// # Panics

@@ -16,7 +16,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum kind { DATA, RECORD, DIRECTORY };
+enum kind { DATA, RECORD, DIRECTORY, OTHER };
 
 static enum kind kind_of(int fd)
 {
@@ -27,11 +27,15 @@ static enum kind kind_of(int fd)
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
     ssize_t length = readlink(link, path, sizeof path - 1);
     if (length < 0)
-        return DATA;
+        return OTHER;
     path[length] = 0;
+    const char *name = strrchr(path, '/');
+    name = name ? name + 1 : path;
     /* A record is written under a temporary name first. */
-    int record = strstr(path, ".meta") != NULL || strstr(path, "/.tmp-") != NULL;
-    return record ? RECORD : DATA;
+    if (strstr(name, ".meta") != NULL || strncmp(name, ".tmp-", 5) == 0)
+        return RECORD;
+    /* The data is named by the upload's id alone. */
+    return strlen(name) == 36 ? DATA : OTHER;
 }
 
 static int is(const char *slip)
