@@ -8,7 +8,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::body::Patience;
 use crate::config::Config;
-use crate::cors::Cors;
 use crate::location::Locator;
 use crate::routes::Request;
 use crate::tus::capabilities::Capabilities;
@@ -19,7 +18,6 @@ pub(crate) struct Ingest {
     pub(crate) base_path: String,
     pub(crate) capabilities: Capabilities,
     pub(crate) locator: Locator,
-    pub(crate) cors: Cors,
     pub(crate) uploads: Uploads,
     pub(crate) patience: Patience,
     pub(crate) metrics: IngestMetrics,
@@ -39,7 +37,6 @@ impl Ingest {
             base_path: config.base_path.clone(),
             capabilities: config.capabilities(),
             locator: config.locator.clone(),
-            cors: config.cors.clone(),
             uploads,
             patience: Patience {
                 stall_timeout: config.connections.stall_timeout,

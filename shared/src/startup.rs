@@ -35,7 +35,6 @@ mod args;
 mod command;
 mod exit;
 mod logs;
-mod pages;
 pub mod shutdown;
 mod values;
 

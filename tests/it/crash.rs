@@ -15,7 +15,13 @@ use tests::pipeline::Pipeline;
 use tests::programs::Program;
 
 /// The operations that the tests below walk through, by the part of the name before the dot.
-const WALKED: [&str; 5] = ["create", "handover", "claim", "settle", "janitor"];
+const WALKED: [&str; 9] = [
+    "create", "advance", "handover", "end", "claim", "deliver", "hook", "settle", "orphan",
+];
+
+/// Walked elsewhere: `janitor` below in one test of its own, `back` (an operator's retry) beside
+/// its code, since it is not part of the flow.
+const OTHERS: [&str; 2] = ["janitor", "back"];
 
 /// A janitor that takes nothing for young.
 const IMPATIENT: [&str; 2] = ["--grace", "0s"];
@@ -25,7 +31,7 @@ fn every_failpoint_is_walked_by_a_test_of_this_file() {
     for point in Point::ALL {
         let operation = point.name().split('.').next().unwrap();
         assert!(
-            WALKED.contains(&operation),
+            WALKED.contains(&operation) || OTHERS.contains(&operation),
             "no test walks {}",
             point.name()
         );

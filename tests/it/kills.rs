@@ -71,7 +71,7 @@ impl Round {
         let mut janitor = self.janitor();
         let ledger = Ledger::default();
         let load = |tus, seed| {
-            let shapes = Shape::ALL.to_vec();
+            let shapes = Shape::offered(tus);
             Load::start(
                 tus,
                 &Plan {

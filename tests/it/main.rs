@@ -3,10 +3,21 @@
 //! One binary, so that it is linked once. Sizes are quick ones by default and the full ones under
 //! `TUSPOOL_LONG=1`; what needs tools or rights that a machine lacks says that it is skipped.
 
-#![allow(
+#![expect(
     clippy::unwrap_used,
     reason = "a panic with its place is what a failed step of a test is to do"
 )]
 
+mod bad_input;
+mod clients;
+mod concurrency;
+mod crash;
+mod hooks;
+mod janitor;
+mod kills;
 mod memory;
 mod model;
+mod power;
+mod resume;
+mod shutdown;
+mod tussi;

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use tests::audit::{self, Audit, Loss, Offset};
+use tests::client::Tus;
 use tests::ledger::{Entry, Ledger, Shape};
 use tests::load::{self, Load, Plan};
 use tests::loop_fs::{self, Journal, Kind, LoopFs};
@@ -15,7 +16,7 @@ use tests::pipeline::Pipeline;
 use tests::process::Process;
 use tests::programs::{Program, scratch_dir};
 use tests::slips::{self, Slip};
-use tests::wait::{random_moment, wait_up_to};
+use tests::wait::{happens, random_moment, wait_up_to};
 
 /// Size of the file systems. Loads end long before they are full.
 const FS_BYTES: u64 = 1 << 30;
@@ -52,7 +53,7 @@ fn cut_the_power_of(kind: Kind) {
     let asked = std::env::var("TUSPOOL_CUTS")
         .ok()
         .and_then(|cuts| cuts.parse().ok());
-    let cuts: u64 = asked.unwrap_or_else(|| sized(2, 12));
+    let cuts: u64 = asked.unwrap_or_else(|| sized(4, 16));
     let (mut uploads, mut complete, mut bytes) = (0, 0, 0);
     for seed in 0..cuts {
         let seen = Cut {
@@ -175,9 +176,7 @@ impl Cut {
             let ledger = Ledger::as_of(acknowledged.clone());
             let _others = others(&pipeline, &out);
             load::resume_all(tus, &ledger);
-            wait_up_to(LIMIT, "the last delivery", || {
-                pipeline.spool().is_idle().then_some(())
-            });
+            happens(LIMIT, || pipeline.spool().is_idle());
             losses = audit::delivered_whole(&out, &ledger);
         }
         Seen {
@@ -193,8 +192,8 @@ impl Cut {
         pipeline.plant(self.slip);
         let mut ingest = pipeline.ingest(&["--min-free", "0"]);
         pipeline.plant(None);
-        let others = others(pipeline, out);
-        let plan = plan(self.seed);
+        let others = (!is_alone(self.seed)).then(|| others(pipeline, out));
+        let plan = plan(&ingest.tus(), self.seed);
         let load = Load::start(&ingest.tus(), &plan, &Ledger::default());
         if plan.uploads_each.is_some() {
             wait_up_to(LIMIT, "the last upload", || load.is_over().then_some(()));
@@ -217,32 +216,36 @@ impl Cut {
     }
 }
 
-/// What clients do: many at once, or few that are done long before the cut. A sync that is
-/// missing is often made by somebody else's, but not when nobody else is there.
-fn plan(seed: u64) -> Plan {
-    let shapes = Shape::ALL.to_vec();
-    if seed.is_multiple_of(2) {
-        let length_max = if seed.is_multiple_of(4) {
-            300_000
-        } else {
-            4_000_000
-        };
-        Plan {
-            clients: 12,
-            shapes,
-            length_max,
-            uploads_each: None,
-            seed,
+/// What clients do. A sync that is missing is often made by somebody else's, so beside many
+/// clients at once there are few that are done long before the cut, and one that is quite alone.
+fn plan(tus: &Tus, seed: u64) -> Plan {
+    let shapes = Shape::offered(tus);
+    let (clients, length_max, uploads_each) = match seed % 4 {
+        0 => (12, 300_000, None),
+        1 => (3, 50_000, Some(2)),
+        2 => (12, 4_000_000, None),
+        _ => {
+            return Plan {
+                clients: 1,
+                shapes: vec![Shape::Whole],
+                length_max: 9000,
+                uploads_each: Some(1),
+                seed,
+            };
         }
-    } else {
-        Plan {
-            clients: 3,
-            shapes,
-            length_max: 50_000,
-            uploads_each: Some(2),
-            seed,
-        }
+    };
+    Plan {
+        clients,
+        shapes,
+        length_max,
+        uploads_each,
+        seed,
     }
+}
+
+/// Whether the one client is alone: without consumers and janitor too.
+fn is_alone(seed: u64) -> bool {
+    seed % 4 == 3
 }
 
 /// Two consumers and the janitor.

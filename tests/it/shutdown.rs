@@ -8,24 +8,20 @@ use tests::wait::{wait_for, wait_until};
 
 #[test]
 fn idle_programs_end_with_0() {
-    let pipeline = Pipeline::new();
-    let mut ingest = pipeline.ingest(&[]);
-    let out = pipeline.out();
-    let mut consumer = pipeline.consumer(&["--move-to", &out.to_string_lossy()]);
-    let mut janitor = pipeline.spawn(Program::Janitor, &["--every", "1h"]);
-    // A consumer and a janitor are up once they have said so in their logs.
-    for process in [&consumer, &janitor] {
-        wait_until("the first line of a log", || {
-            (!process.log().is_empty()).then_some(())
-        });
-    }
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let pipeline = Pipeline::new();
+        let mut ingest = pipeline.ingest(&[]);
+        let out = pipeline.out();
+        let mut consumer = pipeline.consumer(&["--move-to", &out.to_string_lossy()]);
+        let mut janitor = pipeline.spawn(Program::Janitor, &["--every", "1h"]);
+        // A consumer and a janitor are up once they have said so in their logs.
+        for process in [&consumer, &janitor] {
+            process.wait_for_log();
+        }
         for process in [&mut ingest.process, &mut consumer, &mut janitor] {
             process.signal(signal);
+            assert_eq!(process.wait().code(), Some(0), "{}", process.log());
         }
-    }
-    for process in [&mut ingest.process, &mut consumer, &mut janitor] {
-        assert_eq!(process.wait().code(), Some(0), "{}", process.log());
     }
 }
 

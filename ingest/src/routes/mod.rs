@@ -93,8 +93,6 @@ pub(crate) fn routes(
 async fn answer(ingest: &Arc<Ingest>, method: Method, request: Request) -> Response {
     let started = Instant::now();
     let (peer, path) = (request.exchange.peer, request.path.clone());
-    let mut cors = HeaderMap::new();
-    ingest.cors.decorate(&method, &request.headers, &mut cors);
     let mut response = match dispatch(ingest, method.clone(), request).await {
         Ok(response) => response,
         Err(error) => {
@@ -109,7 +107,6 @@ async fn answer(ingest: &Arc<Ingest>, method: Method, request: Request) -> Respo
     let ms = took.as_secs_f64() * 1e3;
     tracing::info!(target: "access", %peer, %method, path, status, ms, "answered");
     let fields = response.headers_mut();
-    fields.extend(cors);
     fields.insert(
         headers::TUS_RESUMABLE,
         HeaderValue::from_static(headers::VERSION),

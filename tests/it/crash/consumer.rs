@@ -25,8 +25,10 @@ fn a_consumer_killed_at_any_step_has_its_work_finished_by_another() {
     if !needs::met(&[Need::Failpoints]) {
         return;
     }
-    for point in points("claim").into_iter().chain(points("settle")) {
-        killed_consumer(point);
+    for operation in ["claim", "deliver", "hook", "settle"] {
+        for point in points(operation) {
+            killed_consumer(point);
+        }
     }
 }
 
@@ -49,9 +51,9 @@ fn killed_consumer(point: &str) {
     upload.head().expect(200, [("Upload-Offset", "100000")]);
 
     let mut other = pipeline.consumer(&args);
-    wait_until("the rest to be done", || {
-        pipeline.spool().is_idle().then_some(())
-    });
+    other.wait_for_log();
+    let what = format!("{point}: the rest");
+    wait_until(&what, || pipeline.spool().is_idle().then_some(()));
     assert_eq!(other.terminate().code(), Some(0));
     pipeline.run(Program::Janitor, &IMPATIENT).expect_code(0);
     upload.head().expect(200, [("Upload-Offset", "100000")]);
@@ -70,6 +72,35 @@ fn killed_consumer(point: &str) {
     assert!(pipeline.spool().is_settled(), "{point}: {left:?}");
     assert_eq!(all_names(&out), ["a.bin"], "{point}");
     assert!(std::fs::read(out.join("a.bin")).unwrap() == body, "{point}");
+}
+
+#[test]
+fn a_consumer_killed_while_it_takes_over_from_a_killed_one_is_followed_by_a_third() {
+    if !needs::met(&[Need::Failpoints]) {
+        return;
+    }
+    for point in points("orphan") {
+        let pipeline = Pipeline::new();
+        let ingest = pipeline.ingest(&[]);
+        let upload = ingest.tus().create_with(&body(), &[("filename", "a.bin")]);
+        let out = pipeline.out();
+        let args = ["--drain", "--move-to", &out.to_string_lossy()];
+        for point in ["claim.state_written", point] {
+            pipeline
+                .spawn_failing(Program::Consumer, &args, &kill_at(point))
+                .wait_killed();
+        }
+        pipeline.run(Program::Consumer, &args).expect_code(0);
+        assert_eq!(
+            pipeline.spool().places(upload.id()),
+            ["receipts/{id}.meta"],
+            "{point}"
+        );
+        assert!(
+            std::fs::read(out.join("a.bin")).unwrap() == body(),
+            "{point}"
+        );
+    }
 }
 
 #[test]

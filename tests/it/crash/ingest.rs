@@ -1,6 +1,7 @@
 //! Creation and hand-over.
 
 use tests::client::Upload;
+use tests::failpoint::{Failpoint, Fault};
 use tests::needs::{self, Need};
 use tests::pipeline::{BASE_PATH, Ingest, Pipeline};
 use tests::programs::Program;
@@ -111,7 +112,7 @@ fn killed_in_hand_over(point: &str, heir: Heir, shape: Shape) -> bool {
     match heir {
         Heir::Client => {
             ingest.restart();
-            if let Some(upload) = upload {
+            if let Some(upload) = &upload {
                 // What was not answered may have to be sent again, as by any client.
                 let offset = usize::try_from(upload.offset()).unwrap();
                 if offset < body.len() {
@@ -130,7 +131,8 @@ fn killed_in_hand_over(point: &str, heir: Heir, shape: Shape) -> bool {
     }
     // It counts as received once its record says so; before that the client has to come back.
     let received = record_offset(&pipeline) == Some(body.len() as u64);
-    if !received && !matches!(heir, Heir::Client) {
+    let known = matches!((heir, &upload), (Heir::Client, Some(_)));
+    if !received && !known {
         return true;
     }
     wait_for(&what, &1, || pipeline.spool().data_in("completed").len());
@@ -184,4 +186,97 @@ fn record_offset(pipeline: &Pipeline) -> Option<u64> {
             .find(|name| name.ends_with(".meta"))?;
         spool.json(directory, &name)["offset"].as_u64()
     })
+}
+
+#[test]
+fn ingest_killed_while_the_watermark_moves_has_the_old_or_the_new_one() {
+    if !needs::met(&[Need::Failpoints]) {
+        return;
+    }
+    for point in points("advance") {
+        let pipeline = Pipeline::new();
+        let mut ingest = pipeline.ingest_failing(&[], &[at_passage(point, 2)]);
+        let body = body();
+        let upload = ingest
+            .tus()
+            .create(body.len() as u64, &[("filename", "a.bin")]);
+        upload
+            .patch(0, &body[..30_000])
+            .expect(204, [("Upload-Offset", "30000")]);
+        assert!(
+            upload.try_patch(30_000, &body[30_000..60_000]).is_err(),
+            "{point}"
+        );
+        ingest.process.wait_killed();
+        ingest.restart();
+
+        let offset = usize::try_from(upload.offset()).unwrap();
+        assert!([30_000, 60_000].contains(&offset), "{point}: {offset}");
+        upload.patch(offset as u64, &body[offset..]).expect(204, []);
+        deliver_all(&pipeline);
+        assert!(
+            std::fs::read(pipeline.out().join("a.bin")).unwrap() == body,
+            "{point}"
+        );
+    }
+}
+
+fn at_passage(point: &str, n: u32) -> Failpoint {
+    Failpoint::new(point, Fault::Kill).at_passage(n)
+}
+
+#[test]
+fn ingest_killed_at_any_step_of_a_termination_has_it_finished_by_whoever_comes_next() {
+    if !needs::met(&[Need::Failpoints]) {
+        return;
+    }
+    for point in points("end") {
+        for sent in [1000, body().len()] {
+            for heir in [Heir::Client, Heir::Janitor] {
+                killed_in_termination(point, heir, sent);
+            }
+        }
+    }
+}
+
+/// `sent` bytes have arrived, some or all.
+fn killed_in_termination(point: &str, heir: Heir, sent: usize) {
+    let what = format!("{point}, {heir:?}, {sent} bytes");
+    let pipeline = Pipeline::new();
+    let mut ingest = pipeline.ingest_failing(&[], &kill_at(point));
+    let body = body();
+    let upload = ingest.tus().create(body.len() as u64, &[]);
+    upload.patch(0, &body[..sent]).expect(204, []);
+    assert!(
+        ingest
+            .tus()
+            .try_request("DELETE", upload.path(), &[], b"")
+            .is_err(),
+        "{what}"
+    );
+    ingest.process.wait_killed();
+
+    if matches!(heir, Heir::Janitor) {
+        pipeline.run(Program::Janitor, &IMPATIENT).expect_code(0);
+        assert_eq!(
+            pipeline.spool().places(upload.id()),
+            ["receipts/{id}.meta"],
+            "{what}"
+        );
+    }
+    ingest.restart();
+    upload.head().expect(410, []);
+    upload.delete().expect(410, []);
+    deliver_all(&pipeline);
+    pipeline.run(Program::Janitor, &IMPATIENT).expect_code(0);
+    assert_eq!(
+        pipeline.spool().places(upload.id()),
+        ["receipts/{id}.meta"],
+        "{what}"
+    );
+    assert_eq!(
+        std::fs::read_dir(pipeline.out()).unwrap().count(),
+        0,
+        "{what}"
+    );
 }
