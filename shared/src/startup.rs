@@ -36,6 +36,7 @@ mod command;
 mod exit;
 mod logs;
 pub mod shutdown;
+pub mod systemd;
 mod values;
 
 pub use args::SpoolArgs;

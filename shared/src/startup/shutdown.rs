@@ -6,6 +6,8 @@ use std::io;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use super::systemd;
+
 /// How urgently the program should end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
@@ -43,6 +45,7 @@ impl Shutdown {
                     _ = interrupt.recv() => "SIGINT",
                 };
                 let phase = trigger.next();
+                systemd::stopping();
                 tracing::info!(signal = name, ?phase, "asked to stop");
             }
         });
