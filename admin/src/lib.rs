@@ -60,7 +60,7 @@ pub mod consumer;
 pub mod ingest;
 mod metrics;
 
-pub use args::AdminArgs;
+pub use args::{AdminArgs, BindError};
 pub use consumer::ConsumerMetrics;
 pub use health::Health;
 pub use healthcheck::{Unhealthy, healthcheck};

@@ -12,7 +12,7 @@ use nix::unistd::{Gid, Uid};
 use shared::orphan::Rules as OrphanRules;
 use shared::probe::{self, Expectations, Probe};
 use shared::spool::{Options, Spool};
-use shared::startup::{Exit, Failure, Shutdown};
+use shared::startup::{Exit, Failure, Shutdown, systemd};
 use shared::time::UnixTime;
 use tokio::signal::unix::SignalKind;
 use tokio::sync::mpsc;
@@ -98,6 +98,7 @@ async fn consume(
         version = env!("CARGO_PKG_VERSION"),
         "consuming"
     );
+    systemd::ready();
     let mut recovery = recovery(&config, probe);
     let crew = Arc::new(crew(config, Arc::clone(&spool), probe, stop)?);
     // Before the first upload is taken: what a crash left has waited longest.

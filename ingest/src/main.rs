@@ -5,8 +5,8 @@ use std::thread::available_parallelism;
 use std::time::Duration;
 
 use ingest::config::{Args, Config};
-use ingest::net::listen;
-use ingest::server::{Listeners, Server};
+use ingest::net::listen::Listeners;
+use ingest::server::Server;
 use shared::startup::{self, Exit, Failure, Shutdown};
 
 /// A worker that the kernel holds in a throttled `write` must not stall the others: more workers
@@ -29,12 +29,7 @@ fn serve(args: Args) -> Result<Exit, Failure> {
     let listen = config.listen;
     let connections_max = config.connections.max;
     let server = Server::open(config).map_err(Failure::usage)?;
-    let listener = listen::bind(listen)
-        .map_err(|error| Failure::usage(format!("cannot listen on {listen}: {error}")))?;
-    let listeners = Listeners {
-        uploads: listener,
-        admin: admin.bind().map_err(Failure::usage)?,
-    };
+    let listeners = Listeners::open(listen, &admin).map_err(Failure::usage)?;
     // Nothing is logged before it is certain that there is a server: what is wrong is one line.
     ingest::prepare_process(connections_max);
     let cores = available_parallelism().map_or(1, usize::from);

@@ -10,7 +10,7 @@ use admin::{Admin, Health, IngestMetrics};
 use shared::durable;
 use shared::probe::{self, Expectations, ProbeError};
 use shared::spool::{Spool, SpoolError};
-use shared::startup::Shutdown;
+use shared::startup::{Shutdown, systemd};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -20,6 +20,7 @@ use crate::config::Config;
 use crate::ingest::Ingest;
 use crate::net::accept::accept;
 use crate::net::connection::{Shared, Timeouts};
+use crate::net::listen::Listeners;
 use crate::routes;
 use crate::uploads::Uploads;
 
@@ -50,15 +51,6 @@ pub enum StartError {
     /// The file that tells the bound address could not be written.
     #[error("cannot write the ready file")]
     ReadyFile(#[source] io::Error),
-}
-
-/// What the server answers on.
-#[derive(Debug)]
-pub struct Listeners {
-    /// Clients with uploads.
-    pub uploads: TcpListener,
-    /// Who asks for metrics and health.
-    pub admin: Option<TcpListener>,
 }
 
 /// A server whose spool has been tried out.
@@ -141,6 +133,7 @@ impl Server {
             announce(path, &address.to_string()).map_err(StartError::ReadyFile)?;
         }
         info!(%address, url = format!("http://{address}{}", config.base_path), "accepting uploads");
+        systemd::ready();
         let ended = accept(listener, connections.max, shared, shutdown.draining()).await;
         tokio::select! {
             () = drain(ended, config.drain_timeout, &cut) => info!("stopped"),

@@ -51,7 +51,7 @@ impl TestServer {
                 .enable_all()
                 .build()
                 .unwrap();
-            let listeners = ingest::server::Listeners {
+            let listeners = ingest::net::listen::Listeners {
                 uploads: listener,
                 admin: None,
             };

@@ -54,7 +54,10 @@ fn tell(state: NotifyState<'_>) {
 pub fn inherited() -> Result<Vec<Inherited>, InheritError> {
     let given = sd_notify::listen_fds_with_names().map_err(InheritError::Environment)?;
     let take = |(fd, name)| {
-        #[expect(unsafe_code, reason = "a number in the environment has no safe interface")]
+        #[expect(
+            unsafe_code,
+            reason = "a number in the environment has no safe interface"
+        )]
         // SAFETY: LISTEN_PID was checked to be ours, so that these descriptors were opened for
         // us, and nothing but this function, which is called once, takes them.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
@@ -110,7 +113,10 @@ mod tests {
             File::open("/dev/null").unwrap().into(),
         ];
         for other in others {
-            assert_eq!(take(other).unwrap_err(), "web is not a listening TCP socket");
+            assert_eq!(
+                take(other).unwrap_err(),
+                "web is not a listening TCP socket"
+            );
         }
     }
 
