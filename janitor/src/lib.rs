@@ -13,6 +13,7 @@ pub mod config;
 use std::path::Path;
 use std::sync::Arc;
 
+use shared::durable::Durability;
 use shared::probe::{self, Expectations, Probe};
 use shared::spool::{Options, Spool};
 use shared::startup::{Exit, Failure, Shutdown};
@@ -21,7 +22,7 @@ use tokio::time::MissedTickBehavior;
 
 use config::Args;
 use report::Report;
-use sweep::{Rules, sweep};
+use sweep::{Rules, Spools, sweep};
 
 /// The whole program: one pass, or one every so often until it is asked to stop.
 ///
@@ -38,10 +39,10 @@ pub fn run(args: &Args) -> Result<Exit, Failure> {
     let ended = runtime.block_on(async {
         // Before the first line of the log: who reads it may send a signal.
         let shutdown = Shutdown::on_signals()?;
-        let (spool, probe) = open(args)?;
-        let rules = args.rules(probe.is_network());
+        let (spools, probe) = open(args)?;
+        let rules = Arc::new(args.rules(probe.is_network()));
         tokio::select! {
-            ended = passes(args, Arc::new(spool), Arc::new(rules), &shutdown) => ended,
+            ended = passes(args, &spools, &rules, &shutdown) => ended,
             () = shutdown.now() => Ok(Exit::FAILURE),
         }
     });
@@ -50,7 +51,7 @@ pub fn run(args: &Args) -> Result<Exit, Failure> {
     ended
 }
 
-fn open(args: &Args) -> Result<(Spool, Probe), Failure> {
+fn open(args: &Args) -> Result<(Spools, Probe), Failure> {
     let options = Options {
         durability: args.spool.durability,
         directory_mode: args.spool.directory_mode.0,
@@ -66,7 +67,16 @@ fn open(args: &Args) -> Result<(Spool, Probe), Failure> {
     for warning in probe.warnings() {
         tracing::warn!("{warning}");
     }
-    Ok((spool, probe))
+    let unsynced = Options {
+        durability: Durability::None,
+        ..options
+    };
+    let quick = Spool::open(&args.spool.spool, unsynced).map_err(Failure::usage)?;
+    let spools = Spools {
+        kept: Arc::new(spool),
+        quick: Arc::new(quick),
+    };
+    Ok((spools, probe))
 }
 
 /// A textfile that cannot be written should be told before the first pass, not after it.
@@ -88,12 +98,12 @@ fn check_textfile(path: &Path) -> Result<(), Failure> {
 
 async fn passes(
     args: &Args,
-    spool: Arc<Spool>,
-    rules: Arc<Rules>,
+    spools: &Spools,
+    rules: &Arc<Rules>,
     shutdown: &Shutdown,
 ) -> Result<Exit, Failure> {
     let Some(every) = args.every else {
-        let report = pass(&spool, &rules, shutdown).await?;
+        let report = pass(spools, rules, shutdown).await?;
         tell(args, &report)?;
         return Ok(if report.is_complete() {
             Exit::OK
@@ -106,7 +116,7 @@ async fn passes(
     while shutdown.is_running() {
         tokio::select! {
             _ = ticks.tick() => {
-                let report = pass(&spool, &rules, shutdown).await?;
+                let report = pass(spools, rules, shutdown).await?;
                 // The next pass can do better, and the log has said what went wrong.
                 if let Err(failure) = tell(args, &report) {
                     tracing::error!("{failure}");
@@ -118,15 +128,11 @@ async fn passes(
     Ok(Exit::OK)
 }
 
-async fn pass(
-    spool: &Arc<Spool>,
-    rules: &Arc<Rules>,
-    shutdown: &Shutdown,
-) -> Result<Report, Failure> {
-    let (spool, rules, shutdown) = (Arc::clone(spool), Arc::clone(rules), shutdown.clone());
+async fn pass(spools: &Spools, rules: &Arc<Rules>, shutdown: &Shutdown) -> Result<Report, Failure> {
+    let (spools, rules, shutdown) = (spools.clone(), Arc::clone(rules), shutdown.clone());
     let pass = move || {
-        let now = sweep::clock(&spool);
-        sweep(&spool, &rules, now, &|| !shutdown.is_running())
+        let now = sweep::clock(&spools.kept);
+        sweep(&spools, &rules, now, &|| !shutdown.is_running())
     };
     Ok(tokio::task::spawn_blocking(pass).await?)
 }

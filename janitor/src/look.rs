@@ -6,6 +6,7 @@
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::Duration;
 
 use shared::durable::{self, DiskError};
@@ -14,7 +15,7 @@ use shared::layout::{DataAt, Layout, RecordAt};
 use shared::record::{self, Record, RecordError};
 use shared::time::UnixTime;
 
-use crate::policy::{Found, Policy};
+use crate::policy::{Found, Policy, Verdict, judge};
 
 /// What was found, and how long nothing has happened to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,28 +69,23 @@ impl Look<'_> {
             DataAt::Uploads | DataAt::Completed | DataAt::Deferred(_) | DataAt::Failed => {}
         }
         let path = self.layout.record(id, home);
-        let Some(beside) = durable::stat(&path)? else {
-            return seen(self.without_record(id, at)?, idle);
-        };
-        let idle = idle.min(self.age(&beside));
-        if idle <= self.policy.soonest() {
-            // Whatever it is, it is too young.
-            return seen(Found::Waiting, idle);
-        }
         match record::read(&path) {
             Ok(record) => {
                 let idle = idle.min(self.now.since(last_trace(&record)));
                 if self.has_told_name(id, at, data, &record)? {
                     return seen(Found::SecondName, idle);
                 }
-                seen(self.with_record(at, data.len(), &record)?, idle)
+                let found = self.with_record(at, data.len(), &record)?;
+                seen(found, self.record_idle(found, idle, &path)?)
             }
             Err(RecordError::Disk(error)) if error.is_missing() => {
                 seen(self.without_record(id, at)?, idle)
             }
             Err(RecordError::Disk(error)) => Err(error),
             Err(error) if error.is_newer() => seen(Found::Newer, idle),
-            Err(RecordError::Unreadable { .. }) => seen(Found::Torn, idle),
+            Err(RecordError::Unreadable { .. }) => {
+                seen(Found::Torn, self.record_idle(Found::Torn, idle, &path)?)
+            }
         }
     }
 
@@ -111,6 +107,20 @@ impl Look<'_> {
             DataAt::Deferred(_) | DataAt::Claimed(_) => Found::Waiting,
             DataAt::Held => Found::NotOurs,
         })
+    }
+
+    /// `idle`, unless the record has changed since: it was put back into the queue, say. Only
+    /// looked at if that makes a difference; there can be a million of them.
+    fn record_idle(
+        &self,
+        found: Found,
+        idle: Duration,
+        path: &Path,
+    ) -> Result<Duration, DiskError> {
+        if judge(self.policy, found, idle) == Verdict::Keep {
+            return Ok(idle);
+        }
+        Ok(durable::stat(path)?.map_or(idle, |record| idle.min(self.age(&record))))
     }
 
     /// Whether the record tells another place, and the same data is there: a move backward gives

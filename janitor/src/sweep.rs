@@ -55,15 +55,27 @@ pub fn clock(spool: &Spool) -> UnixTime {
     }
 }
 
+/// The spool of a pass, twice.
+#[derive(Clone, Debug)]
+pub struct Spools {
+    /// With the promises that all programs make: for what a client has been or will be told.
+    pub kept: Arc<Spool>,
+    /// Without syncs: for what expires. Nobody was promised that; names change in their order, so
+    /// that a power cut leaves an upload as it was or expired; and hundreds of thousands of syncs
+    /// in a row would be in the way of those who need theirs.
+    pub quick: Arc<Spool>,
+}
+
 /// Makes one pass. `stop` is asked between entries.
 #[must_use]
-pub fn sweep(spool: &Arc<Spool>, rules: &Rules, now: UnixTime, stop: &dyn Fn() -> bool) -> Report {
+pub fn sweep(spools: &Spools, rules: &Rules, now: UnixTime, stop: &dyn Fn() -> bool) -> Report {
     let began = Instant::now();
     let mut report = Report::default();
     report.dry_run = rules.dry_run;
     let strays = Strays::default();
     let mut sweep = Sweep {
-        spool,
+        spool: &spools.kept,
+        quick: &spools.quick,
         rules,
         now,
         stop,
@@ -91,6 +103,7 @@ pub fn sweep(spool: &Arc<Spool>, rules: &Rules, now: UnixTime, stop: &dyn Fn() -
 
 struct Sweep<'a> {
     spool: &'a Arc<Spool>,
+    quick: &'a Spool,
     rules: &'a Rules,
     now: UnixTime,
     stop: &'a dyn Fn() -> bool,
@@ -162,6 +175,7 @@ impl Sweep<'_> {
     fn deeds(&self) -> Deeds<'_> {
         Deeds {
             spool: self.spool,
+            quick: self.quick,
             look: self.look(),
             orphans: self.rules.orphans,
         }

@@ -30,7 +30,13 @@ pub struct Found {
 pub fn find_once(spool: &Spool, id: UploadId) -> Result<Option<Found>, DiskError> {
     for at in RecordAt::ALL {
         match record::read(&spool.layout().record(id, at)) {
-            Ok(record) => return Ok(Some(Found { at, record })),
+            Ok(mut record) => {
+                // Expiry is not synced: a power cut can keep the name and lose the word.
+                if at == RecordAt::Receipts && !record.place.is_ending() {
+                    record.set_ending(Place::Expired, record.last_write);
+                }
+                return Ok(Some(Found { at, record }));
+            }
             Err(RecordError::Disk(error)) if error.is_missing() => {}
             Err(RecordError::Disk(error)) => return Err(error),
             Err(error @ RecordError::Unreadable { .. }) => {

@@ -33,6 +33,8 @@ pub(super) enum Done {
 /// What deeds need.
 pub(super) struct Deeds<'a> {
     pub(super) spool: &'a Arc<Spool>,
+    /// For what expires: see [`super::Spools`].
+    pub(super) quick: &'a Spool,
     pub(super) look: Look<'a>,
     pub(super) orphans: orphan::Rules,
 }
@@ -90,7 +92,7 @@ impl Deeds<'_> {
             Place::Expired
         };
         Ok(
-            match ending::end_if(self.spool, id, how, self.look.now, still_due)? {
+            match ending::end_if(self.quick, id, how, self.look.now, still_due)? {
                 End::Ended => Done::Yes,
                 End::Busy => Done::Busy,
                 End::Already(_) | End::Missing | End::Spared => Done::Changed,
@@ -120,7 +122,8 @@ impl Deeds<'_> {
         failpoint::hit(Failpoint::JanitorJudged).on("judge", &path)?;
         match (verdict, found) {
             (Verdict::Fail, Found::Completed) => {
-                self.bury(id, at, &lock, "nobody claimed it in time")
+                let why = "nobody claimed it in time";
+                settle::bury(self.quick, id, &lock, at, why, self.look.now).map(|()| Done::Yes)
             }
             (Verdict::Fail, _) => self.bury(id, at, &lock, &self.damage(id, at)),
             (Verdict::Remove, Found::DataAlone | Found::SecondName) => {

@@ -67,7 +67,14 @@ impl Fixture {
     /// Makes a pass as if it were so much later.
     pub(super) fn pass_after(&self, time: Duration) -> Report {
         let now = UnixTime::now().plus(time + Duration::from_secs(1));
-        sweep(&self.spool, &self.rules, now, &|| false)
+        sweep(&self.spools(), &self.rules, now, &|| false)
+    }
+
+    pub(super) fn spools(&self) -> Spools {
+        Spools {
+            kept: Arc::clone(&self.spool),
+            quick: Arc::clone(&self.spool),
+        }
     }
 
     /// An upload of `hello` with `received` bytes of it, begun by a client that has gone.
@@ -446,7 +453,7 @@ fn a_pass_ends_between_two_entries_when_it_is_asked_to() {
     let asked = std::cell::Cell::new(0);
     let stop = || asked.replace(asked.get() + 1) == 4;
     let now = UnixTime::now().plus(2 * DAY);
-    let report = sweep(&spool.spool, &spool.rules, now, &stop);
+    let report = sweep(&spool.spools(), &spool.rules, now, &stop);
     assert!(report.interrupted);
     assert!(report.entries < 10, "{report}");
 }
