@@ -278,6 +278,13 @@ impl Append {
         Ok(())
     }
 
+    /// Notes whether the client has said that the upload ends with what it sends now.
+    pub(crate) fn set_flagged(&mut self, flagged: bool) -> Result<(), DiskError> {
+        self.ledger.set_flagged(flagged)?;
+        self.amended = true;
+        Ok(())
+    }
+
     /// Moves the watermark over what arrived, here and now. Blocks.
     pub(crate) fn publish_now(&mut self) -> Result<(), DiskError> {
         if self.unpublished() > 0 || (self.amended && !self.closed) {

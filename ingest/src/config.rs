@@ -2,159 +2,24 @@
 //!
 //! Everything that can be wrong with a flag is found here, before anything is bound or touched.
 
+mod args;
 mod hooks;
 
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use admin::AdminArgs;
 use shared::size::Length;
-use shared::startup::{Bytes, LogArgs, Period, Program, SpoolArgs};
+use shared::startup::SpoolArgs;
 
-use self::hooks::HookArgs;
+pub use self::args::Args;
+use self::args::{Draft, LimitArgs};
 pub use self::hooks::Hooks;
-use crate::location::{InvalidFlag, Locator, Mode, PublicUrl, TrustedProxies};
-use crate::tus::capabilities::{Capabilities, Extension, Extensions};
+use crate::cors::{Cors, InvalidOrigin};
+use crate::draft::version::Drafts;
+use crate::location::{InvalidFlag, Locator, TrustedProxies};
+use crate::tus::capabilities::{Capabilities, Extensions};
 use crate::tus::metadata::{FileNameRule, MetadataRules};
-
-/// Free space that uploads leave to others: enough for records, receipts and a log rotation.
-const MIN_FREE_DEFAULT: Bytes = Bytes(256 << 20);
-/// More than nginx's default per worker; a connection at rest costs a few KiB.
-const MAX_CONNECTIONS_DEFAULT: usize = 10_000;
-/// As tussi: what a client needs for names and types, not for contents.
-const MAX_METADATA_SIZE_DEFAULT: Bytes = Bytes(4096);
-/// Long enough for a phone on a train, short enough that 10,000 silent ones do not last.
-const HEADER_TIMEOUT_DEFAULT: Period = Period::from_secs(30);
-/// Longer than the idle timeout of common proxies' upstream connections (nginx: 60 s), so that
-/// the proxy closes first and no request meets a closing connection.
-const KEEP_ALIVE_TIMEOUT_DEFAULT: Period = Period::from_secs(75);
-/// A body from which nothing came for so long has no sender any more.
-const STALL_TIMEOUT_DEFAULT: Period = Period::from_secs(60);
-/// When the janitor removes an idle upload by default: what is promised must be true.
-const EXPIRE_AFTER_DEFAULT: Period = Period::from_secs(86_400);
-/// Below the 30 s that docker and Kubernetes grant before SIGKILL.
-const DRAIN_TIMEOUT_DEFAULT: Period = Period::from_secs(20);
-
-/// Receives resumable uploads (tus 1.0.0) into a spool directory
-#[derive(Debug, clap::Parser)]
-pub struct Args {
-    #[command(flatten)]
-    pub(crate) spool: SpoolArgs,
-
-    #[command(flatten)]
-    pub(crate) network: NetworkArgs,
-
-    #[command(flatten)]
-    pub(crate) protocol: ProtocolArgs,
-
-    #[command(flatten)]
-    pub(crate) limits: LimitArgs,
-
-    /// Where metrics and health are told.
-    #[command(flatten)]
-    pub admin: AdminArgs,
-
-    #[command(flatten)]
-    pub(crate) hooks: HookArgs,
-
-    #[command(flatten)]
-    pub(crate) log: LogArgs,
-}
-
-#[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Network")]
-pub(crate) struct NetworkArgs {
-    /// Address to listen on; port 0 takes a free one
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:1080")]
-    listen: String,
-
-    /// File to write the bound address to once connections are accepted
-    #[arg(long, value_name = "FILE")]
-    ready_file: Option<PathBuf>,
-
-    /// Path below which uploads are created
-    #[arg(long, value_name = "PATH", default_value = "/files/")]
-    base_path: String,
-
-    /// Connections served at a time; more wait in the kernel's queue
-    #[arg(long, value_name = "N", default_value_t = MAX_CONNECTIONS_DEFAULT)]
-    max_connections: usize,
-
-    /// Time for a request's headers to arrive
-    #[arg(long, value_name = "TIME", default_value_t = HEADER_TIMEOUT_DEFAULT)]
-    header_timeout: Period,
-
-    /// Time that a connection may be idle between two requests
-    #[arg(long, value_name = "TIME", default_value_t = KEEP_ALIVE_TIMEOUT_DEFAULT)]
-    keep_alive_timeout: Period,
-
-    /// Time without a byte after which an upload's connection is given up; its bytes are kept
-    #[arg(long, value_name = "TIME", default_value_t = STALL_TIMEOUT_DEFAULT)]
-    stall_timeout: Period,
-
-    /// Time that running uploads have after SIGTERM; then their bytes are kept and they are told
-    /// to come back
-    #[arg(long, value_name = "TIME", default_value_t = DRAIN_TIMEOUT_DEFAULT)]
-    drain_timeout: Period,
-}
-
-#[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Protocol")]
-pub(crate) struct ProtocolArgs {
-    /// Form of the URL that a new upload gets; auto is absolute, but relative behind a proxy that
-    /// is not trusted
-    #[arg(long, value_name = "auto|absolute|relative", default_value = "auto")]
-    location: Mode,
-
-    /// URL by which clients reach this server, if it cannot be told from their requests
-    #[arg(long, value_name = "URL")]
-    public_url: Option<PublicUrl>,
-
-    /// Proxies whose X-Forwarded-* is believed: addresses, networks, or `unix`
-    #[arg(long, value_name = "IP|CIDR,…", value_delimiter = ',')]
-    trusted_proxies: Vec<String>,
-
-    /// Extensions of tus to switch off
-    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
-    disable_extensions: Vec<Extension>,
-
-    /// Idle time after which an unfinished upload is gone; 0 for never
-    #[arg(long, value_name = "TIME", default_value_t = EXPIRE_AFTER_DEFAULT)]
-    expire_after: Period,
-}
-
-#[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Limits")]
-pub(crate) struct LimitArgs {
-    /// Largest upload [default: none]
-    #[arg(long, value_name = "SIZE")]
-    max_size: Option<Bytes>,
-
-    /// Largest body of one request; bodies are streamed, so that none is needed [default: none]
-    #[arg(long, value_name = "SIZE")]
-    max_chunk_size: Option<Bytes>,
-
-    /// Longest Upload-Metadata header
-    #[arg(long, value_name = "SIZE", default_value_t = MAX_METADATA_SIZE_DEFAULT)]
-    max_metadata_size: Bytes,
-
-    /// Characters allowed in the metadata value `filename`
-    #[arg(long, value_name = "utf8|ascii", default_value = "utf8")]
-    filename: FileNameRule,
-
-    /// Space that uploads leave free; what would take it is refused with 507
-    #[arg(long, value_name = "SIZE", default_value_t = MIN_FREE_DEFAULT)]
-    min_free: Bytes,
-}
-
-impl Program for Args {
-    const NAME: &'static str = "ingest";
-
-    fn log(&self) -> &LogArgs {
-        &self.log
-    }
-}
 
 /// What the server runs with. Every value has been checked.
 #[derive(Clone, Debug)]
@@ -169,6 +34,10 @@ pub struct Config {
     pub base_path: String,
     /// How the URL of an upload is made.
     pub locator: Locator,
+    /// Forms of the IETF draft that are spoken.
+    pub drafts: Drafts,
+    /// Whose pages may use the server from a browser.
+    pub cors: Cors,
     /// Extensions that are offered.
     pub extensions: Extensions,
     /// Idle time after which an unfinished upload is gone.
@@ -223,6 +92,9 @@ pub enum InvalidConfig {
     /// `--trusted-proxies` has an entry that is none.
     #[error("--trusted-proxies: {0}")]
     Proxies(InvalidFlag),
+    /// `--cors-origin` has an entry that is no origin.
+    #[error("--cors-origin: {0}")]
+    Cors(InvalidOrigin),
     /// A limit of zero would refuse everything.
     #[error("{0} must not be 0")]
     Zero(&'static str),
@@ -257,6 +129,13 @@ impl TryFrom<Args> for Config {
                     .map_err(InvalidConfig::Proxies)?,
                 base: base_path.clone(),
             },
+            drafts: Drafts {
+                numbered: protocol.draft != Draft::Off,
+                headerless: protocol.draft == Draft::All,
+                interim: !protocol.no_interim,
+            },
+            cors: Cors::parse(protocol.cors_origin.iter().map(String::as_str))
+                .map_err(InvalidConfig::Cors)?,
             extensions: disabled
                 .into_iter()
                 .fold(Extensions::all(), Extensions::without),
@@ -350,67 +229,4 @@ fn normalize(path: &str) -> Result<String, InvalidConfig> {
 }
 
 #[cfg(test)]
-mod tests {
-    use clap::Parser as _;
-    use shared::durable::Durability;
-
-    use super::*;
-
-    fn config(args: &[&str]) -> Result<Config, InvalidConfig> {
-        let args = ["ingest", "--spool", "/nowhere"].iter().chain(args);
-        Config::try_from(Args::try_parse_from(args).unwrap())
-    }
-
-    #[test]
-    fn the_defaults_are_what_the_documentation_says() {
-        let config = config(&[]).unwrap();
-        assert_eq!(config.listen, "127.0.0.1:1080".parse().unwrap());
-        assert_eq!(config.base_path, "/files/");
-        assert_eq!(config.spool.durability, Durability::EveryPatch);
-        assert_eq!(config.limits.metadata_bytes_max, 4096);
-        assert_eq!(config.limits.size_max, None);
-        assert_eq!(config.limits.body_bytes_max, None);
-        assert_eq!(config.limits.filename, FileNameRule::Utf8);
-    }
-
-    #[test]
-    fn a_base_path_is_made_to_begin_and_end_with_a_slash() {
-        for path in ["/files/", "/files", "files", "files/"] {
-            assert_eq!(normalize(path).unwrap(), "/files/", "{path}");
-        }
-        assert_eq!(normalize("/").unwrap(), "/");
-        assert_eq!(normalize("/a/b-c").unwrap(), "/a/b-c/");
-        for path in [
-            "", "/a//b", "/../x", "/a/./b", "/a?b", "/a b", "/ä", "/%41", "/a#",
-        ] {
-            assert!(normalize(path).is_err(), "{path}");
-        }
-    }
-
-    #[test]
-    fn values_that_make_no_sense_are_refused() {
-        let cases: [(&[&str], InvalidConfig); 6] = [
-            (&["--max-size", "0"], InvalidConfig::Zero("--max-size")),
-            (&["--max-size", "15EiB"], InvalidConfig::TooLarge),
-            (
-                &["--max-chunk-size", "0"],
-                InvalidConfig::Zero("--max-chunk-size"),
-            ),
-            (
-                &["--max-connections", "0"],
-                InvalidConfig::Zero("--max-connections"),
-            ),
-            (
-                &["--stall-timeout", "0"],
-                InvalidConfig::Zero("--stall-timeout"),
-            ),
-            (
-                &["--listen", "nonsense"],
-                InvalidConfig::Listen("nonsense".to_owned()),
-            ),
-        ];
-        for (args, expected) in cases {
-            assert_eq!(config(args).unwrap_err(), expected, "{args:?}");
-        }
-    }
-}
+mod tests;

@@ -1,11 +1,12 @@
 //! What can go wrong with a request, and the one map from there to an answer.
 
-use http::StatusCode;
 use hyper::ext::ReasonPhrase;
 use shared::durable::DiskError;
 use shared::record::RecordError;
 use warp::reply::Response;
 
+use crate::draft::problem;
+use crate::draft::version::Version;
 use crate::net::connection::HangUp;
 use crate::tus::refusal::Refusal;
 
@@ -27,36 +28,50 @@ pub(crate) enum IngestError {
 }
 
 impl IngestError {
-    /// What the client is told. Paths and causes are for the log.
-    fn refusal(&self) -> Refusal {
-        match self {
-            Self::Refused(refusal) => refusal.clone(),
-            Self::Disk(error) if error.is_full() => Refusal::InsufficientStorage,
-            Self::Record(RecordError::Disk(error)) if error.is_full() => {
+    /// What the client is told, and a line in the log for what is not the client's doing: paths and
+    /// causes are for the log only.
+    pub(crate) fn into_refusal(self) -> Refusal {
+        let refusal = match &self {
+            Self::Refused(refusal) => return refusal.clone(),
+            Self::Disk(error) | Self::Record(RecordError::Disk(error)) if error.is_full() => {
                 Refusal::InsufficientStorage
             }
             Self::Disk(_) | Self::Record(_) | Self::Panicked(_) => Refusal::Internal,
-        }
+        };
+        tracing::error!(error = %self, code = refusal.code(), "request failed");
+        refusal
     }
+}
 
-    /// The answer with its code, and a line in the log for what is not the client's doing.
-    pub(crate) fn into_response(self) -> (&'static str, Response) {
-        let refusal = self.refusal();
-        if !matches!(self, Self::Refused(_)) {
-            tracing::error!(error = %self, code = refusal.code(), "request failed");
-        }
-        let mut response = Response::new(refusal.body().into());
-        *response.status_mut() = refusal.status();
-        *response.headers_mut() = refusal.headers();
-        if let Some(reason) = refusal.reason() {
-            response
-                .extensions_mut()
-                .insert(ReasonPhrase::from_static(reason.as_bytes()));
-        }
-        // tus-js-client takes a 4xx for final, but a broken connection for a reason to come back.
-        if refusal.status() == StatusCode::REQUEST_TIMEOUT {
-            response.extensions_mut().insert(HangUp);
-        }
-        (refusal.code(), response)
+/// The answer to a refused request of tus.
+pub(crate) fn answer(refusal: &Refusal) -> Response {
+    let mut response = Response::new(refusal.body().into());
+    *response.status_mut() = refusal.status();
+    *response.headers_mut() = refusal.headers();
+    if let Some(reason) = refusal.reason() {
+        let reason = ReasonPhrase::from_static(reason.as_bytes());
+        response.extensions_mut().insert(reason);
     }
+    // tus-js-client takes a 4xx for final, but a broken connection for a reason to come back.
+    if matches!(refusal, Refusal::BodyTimeout) {
+        response.extensions_mut().insert(HangUp);
+    }
+    response
+}
+
+/// The answer to a refused request of the draft; of no `version` if it named one that is not
+/// spoken here.
+pub(crate) fn problem(refusal: &Refusal, version: Option<Version>, limit: &str) -> Response {
+    let (status, fields, body) = problem::reply(refusal, version, limit);
+    let mut response = Response::new(body.into());
+    *response.status_mut() = status;
+    *response.headers_mut() = fields;
+    // URLSession was seen not to resume after a 5xx, but does after a broken connection.
+    if matches!(
+        refusal,
+        Refusal::BodyTimeout | Refusal::Draining | Refusal::Internal
+    ) {
+        response.extensions_mut().insert(HangUp);
+    }
+    response
 }

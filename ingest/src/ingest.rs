@@ -8,6 +8,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::body::Patience;
 use crate::config::Config;
+use crate::cors::Cors;
+use crate::draft::version::Drafts;
 use crate::location::Locator;
 use crate::routes::Request;
 use crate::tus::capabilities::Capabilities;
@@ -17,7 +19,9 @@ use crate::uploads::Uploads;
 pub(crate) struct Ingest {
     pub(crate) base_path: String,
     pub(crate) capabilities: Capabilities,
+    pub(crate) drafts: Drafts,
     pub(crate) locator: Locator,
+    pub(crate) cors: Cors,
     pub(crate) uploads: Uploads,
     pub(crate) patience: Patience,
     pub(crate) metrics: IngestMetrics,
@@ -36,7 +40,9 @@ impl Ingest {
         Self {
             base_path: config.base_path.clone(),
             capabilities: config.capabilities(),
+            drafts: config.drafts,
             locator: config.locator.clone(),
+            cors: config.cors.clone(),
             uploads,
             patience: Patience {
                 stall_timeout: config.connections.stall_timeout,

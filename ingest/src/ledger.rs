@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use shared::durable::{DiskError, OnPath as _};
 use shared::layout::Dir;
 use shared::receive::{NewData, Receiving};
-use shared::record::Record;
+use shared::record::{Finish, Record};
 use shared::size::{Length, Offset};
 use shared::spool::Spool;
 use shared::time::UnixTime;
@@ -119,6 +119,20 @@ impl Ledger {
         Ok(())
     }
 
+    /// Notes whether the client has said that the upload ends with what it sends now; durable with
+    /// the next publication.
+    ///
+    /// # Errors
+    /// As pwrite(2).
+    pub(crate) fn set_flagged(&self, flagged: bool) -> Result<(), DiskError> {
+        match &mut *self.files() {
+            Files::New(_, record) => record.flagged = flagged,
+            Files::Receiving(receiving) => receiving.set_flagged(flagged)?,
+            Files::Closed => {}
+        }
+        Ok(())
+    }
+
     /// Moves the watermark to `upto`, which must have been written. As durable as the mode
     /// promises.
     ///
@@ -159,12 +173,16 @@ impl Ledger {
             Files::New(new, mut record) => {
                 record.offset = Offset(length.0);
                 record.length = Some(length);
+                record.flagged |= record.rest.finish == Finish::AtFlag;
                 record.last_write = now;
                 new.into_completed(*record, now)?;
             }
             Files::Receiving(mut receiving) => {
                 if receiving.record().length != Some(length) {
                     receiving.set_length(length)?;
+                }
+                if receiving.record().rest.finish == Finish::AtFlag {
+                    receiving.set_flagged(true)?;
                 }
                 receiving.hand_over(Offset(length.0), now)?;
             }

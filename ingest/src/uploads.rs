@@ -17,7 +17,7 @@ use shared::lookup::{self, Found};
 use shared::probe::Probe;
 use shared::receive::{NewData, Open, Receiving};
 use shared::record::{self, Place, Record};
-use shared::size::Length;
+use shared::size::{Length, Offset};
 use shared::spool::Spool;
 use shared::time::UnixTime;
 use tokio::task::spawn_blocking;
@@ -195,6 +195,14 @@ impl Uploads {
                 is_new: true,
             },
         ))
+    }
+
+    /// Makes a new upload durable before anything is written to it.
+    pub(crate) async fn settle_creation(&self, held: Held) -> Result<Held, IngestError> {
+        let settle = move || held.ledger.publish(Offset(0)).map(|()| held);
+        let mut held = spawn_blocking(settle).await??;
+        held.is_new = false;
+        Ok(held)
     }
 
     /// Makes what was written count, and hands the upload over if it is complete at `whole`.

@@ -105,13 +105,18 @@ pub(crate) async fn serve<R: Routes>(
     // On HTTP/2 there are no heads between bodies to time; pings find the dead.
     phase.in_request.store(is_http2, Ordering::Relaxed);
     let wire = Wire::new(
-        socket,
+        Arc::clone(&socket),
         prefix,
         Arc::clone(&phase),
         shared.timeouts.header,
         Arc::clone(&shared.lingerers),
     );
-    let link = Link { peer, phase };
+    let socket = (!is_http2).then_some(socket);
+    let link = Link {
+        peer,
+        phase,
+        socket,
+    };
     let routes = shared.routes;
     let service = service_fn(move |request| answer(routes.clone(), link.clone(), request));
     let io = TokioIo::new(wire);
@@ -182,6 +187,8 @@ pub(crate) struct HangUp;
 struct Link {
     peer: SocketAddr,
     phase: Arc<Phase>,
+    /// `None` on HTTP/2.
+    socket: Option<Arc<TcpStream>>,
 }
 
 /// One request through the routes, and what must be done about a body that they left unread.
@@ -194,7 +201,7 @@ async fn answer<R: Routes>(
     link.phase.heads.fetch_add(1, Ordering::Relaxed);
     let (mut parts, body) = request.into_parts();
     let is_http1 = parts.version <= Version::HTTP_11;
-    let exchange = Exchange::new(link.peer, &parts, body);
+    let exchange = Exchange::new(link.peer, &parts, body, link.socket.clone());
     let expects_continue = parts.headers.contains_key(http::header::EXPECT);
     parts.extensions.insert(exchange.clone());
     let Ok(mut response) = routes.call(Request::from_parts(parts, Empty::new())).await;

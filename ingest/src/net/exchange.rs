@@ -3,6 +3,7 @@
 //! warp boxes a request's body and drops its trailers, so the body travels beside it: the outer
 //! service takes it out of hyper's request and puts it into the extensions.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -13,6 +14,7 @@ use http::{Uri, Version};
 use http_body::{Body as _, Frame};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
+use tokio::net::TcpStream;
 
 /// A request's way to its connection. Cheap to clone, as warp demands of an extension.
 #[derive(Clone)]
@@ -25,6 +27,8 @@ pub(crate) struct Exchange {
     pub(crate) uri: Uri,
     /// The request's body until a handler takes it, and what a handler left of it.
     body: Arc<Mutex<Unread>>,
+    /// The socket beneath an HTTP/1 connection: hyper cannot send interim answers.
+    socket: Option<Arc<TcpStream>>,
 }
 
 /// The state of a body that no handler holds at the moment.
@@ -37,7 +41,12 @@ pub(crate) struct Unread {
 }
 
 impl Exchange {
-    pub(crate) fn new(peer: SocketAddr, head: &Parts, body: Incoming) -> Self {
+    pub(crate) fn new(
+        peer: SocketAddr,
+        head: &Parts,
+        body: Incoming,
+        socket: Option<Arc<TcpStream>>,
+    ) -> Self {
         let body = (!body.is_end_stream()).then_some(body);
         Self {
             peer,
@@ -47,6 +56,7 @@ impl Exchange {
                 body,
                 polled: false,
             })),
+            socket,
         }
     }
 
@@ -68,6 +78,23 @@ impl Exchange {
     /// What no handler has read; for the outer service after the handler's end.
     pub(crate) fn take_unread(&self) -> Unread {
         std::mem::take(&mut *self.unread())
+    }
+
+    /// Writes an interim answer past hyper. Right only before the body is first polled, on HTTP/1,
+    /// and while no earlier answer is pending (hyper's write buffer is empty then).
+    ///
+    /// # Errors
+    /// When the socket's buffer does not take it at once: then it is left out, never cut short
+    /// (a peer that has not read its previous answers gets no interim one).
+    pub(crate) fn write_interim(&self, head: &[u8]) -> io::Result<()> {
+        let Some(socket) = &self.socket else {
+            return Err(io::ErrorKind::Unsupported.into());
+        };
+        match socket.try_write(head)? {
+            n if n == head.len() => Ok(()),
+            // A part of a head on the wire would be read as part of the final one.
+            _ => socket2::SockRef::from(&**socket).shutdown(std::net::Shutdown::Both),
+        }
     }
 
     fn unread(&self) -> std::sync::MutexGuard<'_, Unread> {

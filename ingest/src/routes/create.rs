@@ -1,11 +1,10 @@
 //! `POST`: create an upload, with its first bytes if they come along.
 
-use std::sync::Arc;
-
 use admin::ingest::UploadEvent;
 use http::StatusCode;
 use shared::id::UploadId;
 use shared::lookup::State;
+use shared::record::Record;
 use shared::size::Offset;
 use shared::time::UnixTime;
 use tracing::Instrument as _;
@@ -22,10 +21,7 @@ use crate::tus::create::{self, Create, Plan};
 use crate::tus::patch::Reached;
 use crate::tus::stored::{Kind, Stored};
 
-pub(super) async fn create(
-    ingest: &Arc<Ingest>,
-    request: Request,
-) -> Result<Response, IngestError> {
+pub(super) async fn create(ingest: &Ingest, request: &Request) -> Result<Response, IngestError> {
     let capabilities = &ingest.capabilities;
     let facts = request.facts();
     let authorities = ingest.locator.authorities(&facts);
@@ -37,8 +33,23 @@ pub(super) async fn create(
     let create = Create::parse(&request.headers, request.body_size()?, &site, capabilities)?;
     let parts = look_at_parts(ingest, create.parts()).await?;
     let plan = create.decide(&parts, capabilities)?;
-    carry_out(ingest, request, plan).await
+    let has_body = plan.first.is_some();
+    let created = carry_out(ingest, request, plan, None).await?;
+    let reached = created.reached;
+    let mut fields = create::reply(&created.location, has_body.then_some(reached.offset));
+    announce_expiry(&mut fields, &created.record, reached.complete, capabilities);
+    Ok(respond(StatusCode::CREATED, fields))
 }
+
+/// An upload that was created, and what came along.
+pub(super) struct Created {
+    pub(super) location: String,
+    pub(super) record: Record,
+    pub(super) reached: Reached,
+}
+
+/// Tells the client where its upload is before the body is read; makes the interim answer.
+pub(super) type Early<'a> = &'a (dyn Fn(&str) -> Option<Vec<u8>> + Send + Sync);
 
 /// What is known of each of them; nothing of one that is not being received (any more).
 async fn look_at_parts(
@@ -56,39 +67,57 @@ async fn look_at_parts(
     Ok(known)
 }
 
-async fn carry_out(
-    ingest: &Arc<Ingest>,
-    request: Request,
+/// Creates an upload as planned, whichever protocol planned it.
+pub(super) async fn carry_out(
+    ingest: &Ingest,
+    request: &Request,
     plan: Plan,
-) -> Result<Response, IngestError> {
+    early: Option<Early<'_>>,
+) -> Result<Created, IngestError> {
     let is_final = !plan.parts.is_empty();
     let bytes = plan.length.map_or(0, |length| length.0);
     match is_final {
         true => ingest.uploads.admit_final(bytes)?,
         false => ingest.uploads.admit(bytes)?,
     }
-    let now = UnixTime::now();
-    let mut record = new_record(
-        plan.length,
-        plan.finish,
-        &plan.metadata,
-        plan.concat.as_ref(),
-        now,
-    );
-    record.rest.parts = plan.parts.clone();
+    let record = new_record(&plan, UnixTime::now());
     let (id, held) = ingest.uploads.create(record.clone()).await?;
     ingest.metrics.upload(UploadEvent::Created);
+    let location = ingest.locate(request, id);
     let span = tracing::info_span!("create", upload_id = %id);
-    let filled = fill(ingest, &request, held, &plan).instrument(span).await;
-    let reached = filled?;
+    let filled = async {
+        tracing::info!(length = plan.length.map(|length| length.0), "created");
+        let interim = early.and_then(|early| early(&location));
+        let held = match interim {
+            Some(interim) => tell_early(ingest, request, held, &interim).await?,
+            None => held,
+        };
+        fill(ingest, request, held, &plan).await
+    };
+    let reached = filled.instrument(span).await?;
     if is_final {
         ingest.uploads.join(id, plan.parts).await?;
     }
-    let location = ingest.locate(&request, id);
-    let offset = plan.first.is_some().then_some(reached.offset);
-    let mut fields = create::reply(&location, offset);
-    announce_expiry(&mut fields, &record, reached.complete, &ingest.capabilities);
-    Ok(respond(StatusCode::CREATED, fields))
+    Ok(Created {
+        location,
+        record,
+        reached,
+    })
+}
+
+/// Makes the upload durable and tells the client where it is. From now on it can be found, also
+/// if everything ends here.
+async fn tell_early(
+    ingest: &Ingest,
+    request: &Request,
+    held: Held,
+    interim: &[u8],
+) -> Result<Held, IngestError> {
+    let held = ingest.uploads.settle_creation(held).await?;
+    if let Err(error) = request.exchange.write_interim(interim) {
+        tracing::debug!(%error, "no interim answer");
+    }
+    Ok(held)
 }
 
 /// Gives the new upload what came along, which may be nothing, and makes it durable.
@@ -98,7 +127,6 @@ async fn fill(
     held: Held,
     plan: &Plan,
 ) -> Result<Reached, IngestError> {
-    tracing::info!(length = plan.length.map(|length| length.0), "created");
     if let Some(first) = &plan.first {
         return receive(ingest, request, held, first, plan.kind).await;
     }

@@ -2,6 +2,7 @@
 //! anyone but us. No decisions (the protocol's folders make them), no files (`uploads` has them).
 
 mod create;
+mod draft;
 mod head;
 mod patch;
 mod receive;
@@ -10,7 +11,7 @@ mod stored;
 mod terminate;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use shared::id::UploadId;
@@ -19,7 +20,9 @@ use warp::path::FullPath;
 use warp::reply::Response;
 use warp::{Filter, Rejection};
 
-use crate::error::IngestError;
+use crate::draft::limits;
+use crate::draft::version::Protocol;
+use crate::error::{self, IngestError};
 use crate::ingest::Ingest;
 use crate::location::Facts;
 use crate::net::exchange::Exchange;
@@ -90,67 +93,117 @@ pub(crate) fn routes(
 }
 
 /// Answers, adds what every answer of ours carries, and writes the access line.
-async fn answer(ingest: &Arc<Ingest>, method: Method, request: Request) -> Response {
+async fn answer(ingest: &Ingest, method: Method, request: Request) -> Response {
     let started = Instant::now();
-    let (peer, path) = (request.exchange.peer, request.path.clone());
-    let mut response = match dispatch(ingest, method.clone(), request).await {
-        Ok(response) => response,
-        Err(error) => {
-            let (code, response) = error.into_response();
-            ingest.metrics.refused(code);
-            response
-        }
-    };
+    let mut response = respond_to(ingest, &method, &request).await;
+    ingest
+        .cors
+        .decorate(&method, &request.headers, response.headers_mut());
+    response.headers_mut().insert(
+        "x-content-type-options",
+        HeaderValue::from_static("nosniff"),
+    );
+    let (peer, path) = (request.exchange.peer, request.path);
     let status = response.status().as_u16();
     let took = started.elapsed();
     ingest.metrics.request(&method, status, took);
     let ms = took.as_secs_f64() * 1e3;
     tracing::info!(target: "access", %peer, %method, path, status, ms, "answered");
-    let fields = response.headers_mut();
-    fields.insert(
-        headers::TUS_RESUMABLE,
-        HeaderValue::from_static(headers::VERSION),
-    );
-    fields.insert(
-        "x-content-type-options",
-        HeaderValue::from_static("nosniff"),
-    );
+    response
+}
+
+/// Answers in the protocol that the request speaks, also if it says no.
+async fn respond_to(ingest: &Ingest, actual: &Method, request: &Request) -> Response {
+    let effective = method::effective(actual, &request.headers);
+    let method = effective.as_ref().unwrap_or(actual);
+    let protocol = Protocol::of(method, &request.headers, ingest.drafts);
+    let result = match (&effective, &protocol) {
+        (Err(refusal), _) | (_, Err(refusal)) => Err(refusal.clone().into()),
+        (Ok(method), Ok(protocol)) => dispatch(ingest, *protocol, method, request).await,
+    };
+    let version = match protocol {
+        Ok(Protocol::Tus) => None,
+        Ok(Protocol::Draft(version)) => Some(Some(version)),
+        Err(_) => Some(None),
+    };
+    let mut response = result.unwrap_or_else(|error| {
+        let refusal = error.into_refusal();
+        ingest.metrics.refused(refusal.code());
+        match version {
+            None => error::answer(&refusal),
+            Some(version) => error::problem(&refusal, version, &draft::limit(ingest, None)),
+        }
+    });
+    if version.is_none() {
+        let fields = response.headers_mut();
+        fields.insert(
+            headers::TUS_RESUMABLE,
+            HeaderValue::from_static(headers::VERSION),
+        );
+    }
     response
 }
 
 async fn dispatch(
-    ingest: &Arc<Ingest>,
-    method: Method,
-    request: Request,
+    ingest: &Ingest,
+    protocol: Protocol,
+    method: &Method,
+    request: &Request,
 ) -> Result<Response, IngestError> {
-    let method = method::effective(&method, &request.headers)?;
     let target = target(&request.path, &ingest.base_path).ok_or(Refusal::NotFound)?;
-    let capabilities = &ingest.capabilities;
-    let (resource, id) = match target {
-        Target::Root if method == Method::GET => return Ok(name_the_service()),
-        Target::Root => return Err(Refusal::NotFound.into()),
-        Target::Collection => (Resource::Collection, None),
-        Target::Upload(id) => (Resource::Upload, Some(id)),
+    let span = match target {
+        Target::Upload(id) => tracing::info_span!("request", %method, upload_id = %id),
+        Target::Collection | Target::Root => tracing::Span::none(),
     };
-    if method == Method::OPTIONS {
-        let fields = options::reply(resource, capabilities);
-        return Ok(respond(StatusCode::NO_CONTENT, fields));
-    }
-    method::require(&method, resource, capabilities)?;
-    let Some(id) = id else {
-        return create::create(ingest, request).await;
-    };
-    let span = tracing::info_span!("request", %method, upload_id = %id);
-    let handled = async move {
-        match method {
-            Method::HEAD => head::head(ingest, id, &request).await,
-            Method::GET => state::state(ingest, id).await,
-            Method::PATCH => patch::patch(ingest, id, request).await,
-            Method::DELETE => terminate::terminate(ingest, id, &request).await,
-            _ => Err(Refusal::NotFound.into()),
+    let handled = async {
+        match protocol {
+            _ if *method == Method::OPTIONS => options(ingest, &target),
+            Protocol::Draft(version) => {
+                draft::handle(ingest, version, method, &target, request).await
+            }
+            Protocol::Tus => handle(ingest, method, &target, request).await,
         }
     };
     handled.instrument(span).await
+}
+
+/// Handles one request of tus, or none in particular.
+async fn handle(
+    ingest: &Ingest,
+    method: &Method,
+    target: &Target,
+    request: &Request,
+) -> Result<Response, IngestError> {
+    let capabilities = &ingest.capabilities;
+    let id = match target {
+        Target::Root if method == Method::GET => return Ok(name_the_service()),
+        Target::Root => return Err(Refusal::NotFound.into()),
+        Target::Collection => {
+            method::require(method, Resource::Collection, capabilities)?;
+            return create::create(ingest, request).await;
+        }
+        Target::Upload(id) => *id,
+    };
+    method::require(method, Resource::Upload, capabilities)?;
+    match *method {
+        Method::HEAD => head::head(ingest, id, request).await,
+        Method::GET => state::state(ingest, id).await,
+        Method::PATCH => patch::patch(ingest, id, request).await,
+        Method::DELETE => terminate::terminate(ingest, id, request).await,
+        _ => Err(Refusal::NotFound.into()),
+    }
+}
+
+fn options(ingest: &Ingest, target: &Target) -> Result<Response, IngestError> {
+    let resource = match target {
+        Target::Root => return Err(Refusal::NotFound.into()),
+        Target::Collection => Resource::Collection,
+        Target::Upload(_) => Resource::Upload,
+    };
+    let mut fields = options::reply(resource, &ingest.capabilities);
+    let (drafts, now) = (ingest.drafts, SystemTime::now());
+    limits::announce_support(&mut fields, drafts, &ingest.capabilities, now);
+    Ok(respond(StatusCode::NO_CONTENT, fields))
 }
 
 /// `/files` is `/files/`; below it one segment, which must be an id as we write it.

@@ -1,12 +1,10 @@
 //! `PATCH`: append to an upload.
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use http::StatusCode;
 use shared::id::UploadId;
 use shared::record::Record;
-use shared::size::Offset;
 use shared::time::UnixTime;
 use warp::reply::Response;
 
@@ -15,23 +13,38 @@ use super::stored::{announce_expiry, of_record, stored};
 use super::{Request, respond};
 use crate::error::IngestError;
 use crate::ingest::Ingest;
-use crate::tus::patch::{self, Patch, Plan};
+use crate::tus::patch::{self, Patch, Plan, Reached};
 use crate::tus::refusal::Refusal;
+use crate::tus::stored::Stored;
 
 pub(super) async fn patch(
-    ingest: &Arc<Ingest>,
+    ingest: &Ingest,
     id: UploadId,
-    request: Request,
+    request: &Request,
 ) -> Result<Response, IngestError> {
     let capabilities = &ingest.capabilities;
     let patch = Patch::parse(&request.headers, request.body_size()?, capabilities)?;
+    let decide = |stored: &Stored| patch.clone().decide(stored, capabilities);
+    let (record, reached) = append(ingest, id, request, decide).await?;
+    let mut fields = patch::reply(reached.offset);
+    announce_expiry(&mut fields, &record, reached.complete, capabilities);
+    Ok(respond(StatusCode::NO_CONTENT, fields))
+}
+
+/// Appends the body as `decide` plans it, whichever protocol that is of. The record is that of
+/// the upload, as it is answered for.
+pub(super) async fn append(
+    ingest: &Ingest,
+    id: UploadId,
+    request: &Request,
+    decide: impl Fn(&Stored) -> Result<Plan, Refusal>,
+) -> Result<(Record, Reached), IngestError> {
+    let capabilities = &ingest.capabilities;
     // Without the lock first: a request for the wrong place must not disturb the writer.
     let found = ingest.uploads.look_whole(id).await?;
-    if let Plan::AlreadyComplete(_) = patch
-        .clone()
-        .decide(&stored(&found, capabilities)?, capabilities)?
-    {
-        return Ok(reply(ingest, &found.record, found.record.offset, true));
+    if let Plan::AlreadyComplete(_) = decide(&stored(&found, capabilities)?)? {
+        let reached = already(&found.record);
+        return Ok((found.record, reached));
     }
     let asked = Instant::now();
     let held = ingest.uploads.hold(id).await;
@@ -39,26 +52,26 @@ pub(super) async fn patch(
     let Some(held) = held? else {
         // It moved on between the look and the lock: look again, and leave it at that.
         let found = ingest.uploads.look_whole(id).await?;
-        patch.decide(&stored(&found, capabilities)?, capabilities)?;
+        decide(&stored(&found, capabilities)?)?;
         return Err(Refusal::Locked.into());
     };
-    let record = held.ledger.record().ok_or(Refusal::Locked)?;
+    let mut record = held.ledger.record().ok_or(Refusal::Locked)?;
     let stored = of_record(&record);
-    match patch.decide(&stored, capabilities)? {
-        Plan::AlreadyComplete(_) => Err(Refusal::Locked.into()),
+    match decide(&stored)? {
+        Plan::AlreadyComplete(_) => Ok((record.clone(), already(&record))),
         Plan::Append(plan) => {
-            let reached = receive(ingest, &request, held, &plan, stored.kind).await?;
-            Ok(reply(ingest, &record, reached.offset, reached.complete))
+            let reached = receive(ingest, request, held, &plan, stored.kind).await?;
+            record.last_write = UnixTime::now();
+            Ok((record, reached))
         }
     }
 }
 
-fn reply(ingest: &Ingest, record: &Record, offset: Offset, complete: bool) -> Response {
-    let mut fields = patch::reply(offset);
-    let record = Record {
-        last_write: UnixTime::now(),
-        ..record.clone()
-    };
-    announce_expiry(&mut fields, &record, complete, &ingest.capabilities);
-    respond(StatusCode::NO_CONTENT, fields)
+/// What an upload that was complete before has reached.
+fn already(record: &Record) -> Reached {
+    Reached {
+        offset: record.offset,
+        length: record.length,
+        complete: true,
+    }
 }

@@ -2,6 +2,7 @@
 
 use admin::ingest::{BodyEnd, UploadEvent};
 use http::HeaderMap;
+use shared::record;
 use shared::size::Length;
 use tokio::task::spawn_blocking;
 
@@ -14,7 +15,7 @@ use crate::ledger::Lost;
 use crate::tus::checksum::{Announced, Hasher, Verify};
 use crate::tus::patch::{self, Reached};
 use crate::tus::refusal::Refusal;
-use crate::tus::stored::Kind;
+use crate::tus::stored::{Finish, Kind};
 
 /// Receives a body into an upload that is held, as planned, and commits it. However the body ends,
 /// what arrived and may count is kept; then the end's own answer is given.
@@ -64,10 +65,11 @@ pub(super) async fn receive(
     Ok(reached?)
 }
 
-/// Checks that there is space for a length that has just become known, and notes it.
+/// Notes what this request says about the upload: a length that has just become known, for which
+/// there must be space, and what will complete it.
 fn prepare(ingest: &Ingest, held: Held, plan: &patch::Append) -> Result<Append, IngestError> {
-    let known = held.ledger.record().and_then(|record| record.length);
-    let new_length = plan.length.filter(|length| known != Some(*length));
+    let record = held.ledger.record().ok_or(Refusal::Locked)?;
+    let new_length = plan.length.filter(|length| record.length != Some(*length));
     if let Some(length) = new_length {
         ingest.uploads.admit(length.0.saturating_sub(plan.at.0))?;
         ingest.uploads.reserve(&held.ledger, length)?;
@@ -76,6 +78,16 @@ fn prepare(ingest: &Ingest, held: Held, plan: &patch::Append) -> Result<Append, 
     let mut append = Append::new(held, end, plan.verify.counts_at_once());
     if let Some(length) = new_length {
         append.set_length(length)?;
+    }
+    // An upload that was begun in the draft waits for a flag. This request may be of tus, which
+    // has none: then it is set beforehand, and the upload is complete at its length.
+    let flagged = match plan.finish {
+        Finish::AtLength => true,
+        Finish::AtFlag => plan.last && plan.length.is_some(),
+        Finish::Never => false,
+    };
+    if record.rest.finish == record::Finish::AtFlag && record.flagged != flagged {
+        append.set_flagged(flagged)?;
     }
     Ok(append)
 }

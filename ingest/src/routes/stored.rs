@@ -7,11 +7,12 @@ use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, HeaderValue};
 use shared::lookup::{Found, State};
 use shared::record::{self, Record};
-use shared::size::Length;
+use shared::time::UnixTime;
 
 use crate::tus::capabilities::Capabilities;
+use crate::tus::create;
 use crate::tus::expires;
-use crate::tus::metadata::{self, Metadata};
+use crate::tus::metadata;
 use crate::tus::refusal::Refusal;
 use crate::tus::stored::{Finish, Kind, Stored};
 
@@ -70,7 +71,7 @@ pub(super) fn of_record(record: &Record) -> Stored {
 }
 
 /// What completes an upload, as the record says it.
-pub(super) fn finish_on_disk(finish: Finish) -> record::Finish {
+fn finish_on_disk(finish: Finish) -> record::Finish {
     match finish {
         Finish::AtLength => record::Finish::AtLength,
         Finish::AtFlag => record::Finish::AtFlag,
@@ -79,15 +80,11 @@ pub(super) fn finish_on_disk(finish: Finish) -> record::Finish {
 }
 
 /// The record of a new upload.
-pub(super) fn new_record(
-    length: Option<Length>,
-    finish: Finish,
-    metadata: &Metadata,
-    concat: Option<&HeaderValue>,
-    now: shared::time::UnixTime,
-) -> Record {
-    let mut record = Record::new(length, now);
-    record.rest.finish = finish_on_disk(finish);
+pub(super) fn new_record(plan: &create::Plan, now: UnixTime) -> Record {
+    let metadata = &plan.metadata;
+    let mut record = Record::new(plan.length, now);
+    record.rest.finish = finish_on_disk(plan.finish);
+    record.rest.parts.clone_from(&plan.parts);
     for (key, value) in metadata.iter() {
         match std::str::from_utf8(value) {
             Ok(text) => record.rest.metadata.insert(key.to_owned(), text.to_owned()),
@@ -99,7 +96,7 @@ pub(super) fn new_record(
     }
     let verbatim = |value: &HeaderValue| value.to_str().ok().map(str::to_owned);
     record.rest.upload_metadata = metadata.verbatim().and_then(verbatim);
-    record.rest.upload_concat = concat.and_then(verbatim);
+    record.rest.upload_concat = plan.concat.as_ref().and_then(verbatim);
     record
 }
 

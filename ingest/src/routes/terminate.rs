@@ -19,15 +19,27 @@ pub(super) async fn terminate(
     request: &Request,
 ) -> Result<Response, IngestError> {
     terminate::parse(&request.headers, &ingest.capabilities)?;
-    match ingest.uploads.terminate(id).await? {
-        End::Ended => {
-            ingest.metrics.upload(UploadEvent::Terminated);
-            Ok(respond(StatusCode::NO_CONTENT, HeaderMap::new()))
-        }
+    expect_ended(end(ingest, id).await?)?;
+    Ok(respond(StatusCode::NO_CONTENT, HeaderMap::new()))
+}
+
+/// Ends an upload at its client's word, whichever protocol it is said in.
+pub(super) async fn end(ingest: &Ingest, id: UploadId) -> Result<End, IngestError> {
+    let end = ingest.uploads.terminate(id).await?;
+    if end == End::Ended {
+        ingest.metrics.upload(UploadEvent::Terminated);
+    }
+    Ok(end)
+}
+
+/// What is to be said if it could not be ended.
+pub(super) fn expect_ended(end: End) -> Result<(), Refusal> {
+    match end {
+        End::Ended => Ok(()),
         End::Already(Place::Terminated | Place::Expired | Place::Delivered | Place::Joined) => {
-            Err(Refusal::Gone.into())
+            Err(Refusal::Gone)
         }
-        End::Already(_) | End::Missing => Err(Refusal::NotFound.into()),
-        End::Busy | End::Spared => Err(Refusal::Locked.into()),
+        End::Already(_) | End::Missing => Err(Refusal::NotFound),
+        End::Busy | End::Spared => Err(Refusal::Locked),
     }
 }

@@ -222,3 +222,33 @@ fn an_idle_upload_says_when_it_goes_and_is_gone_then() {
         .expect(201, &[]);
     assert_eq!(whole.header("upload-expires"), None);
 }
+
+#[test]
+fn a_page_of_a_listed_origin_may_upload() {
+    let server = TestServer::start(&["--cors-origin", "https://a.example,https://b.example"]);
+    let preflight = |origin: &str| {
+        server.ask(format!(
+            "OPTIONS /files/ HTTP/1.1\r\nHost: x\r\nOrigin: {origin}\r\n\
+             Access-Control-Request-Method: POST\r\n\r\n"
+        ))
+    };
+    let allowed = preflight("https://b.example").expect(204, &[]);
+    assert_eq!(
+        allowed.header("access-control-allow-origin"),
+        Some("https://b.example")
+    );
+    assert!(
+        allowed
+            .header("access-control-allow-headers")
+            .unwrap()
+            .contains("Upload-Offset")
+    );
+    let other = preflight("https://c.example").expect(204, &[("Vary", "Origin")]);
+    assert_eq!(other.header("access-control-allow-origin"), None);
+    let created = server.ask(post(
+        "Origin: https://a.example\r\nUpload-Length: 1\r\n",
+        "",
+    ));
+    let exposed = created.header("access-control-expose-headers").unwrap();
+    assert!(exposed.contains("Location"));
+}

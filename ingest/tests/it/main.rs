@@ -6,6 +6,7 @@ mod checksum;
 mod concat;
 mod connections;
 mod create;
+mod draft;
 mod http;
 mod resume;
 mod server;
