@@ -6,8 +6,10 @@
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use admin::ConsumerMetrics;
+use admin::consumer::{Claimed, Step};
 use nix::unistd::Pid;
 use serde_json::Value;
 use shared::claim::{Claim, ProcessGroup};
@@ -24,7 +26,7 @@ use crate::config::{Config, MoveTo};
 use crate::deliver::{self, Chosen, DeliverError, Destination, Halt, Parcel};
 use crate::facts::Facts;
 use crate::hook::{self, Stop};
-use crate::outcome::{End, Verdict, verdict};
+use crate::outcome::{End, Verdict, counted_as, verdict};
 use crate::retry::Next;
 use crate::template::CommandTemplate;
 
@@ -46,6 +48,8 @@ pub struct Workshop {
     pub runtime: Handle,
     /// When to end them early.
     pub stop: Stop,
+    /// What is counted of it.
+    pub metrics: ConsumerMetrics,
 }
 
 /// How a job ended.
@@ -172,16 +176,37 @@ impl Workshop {
     fn stages(&self, claim: &mut Claim, result: &Path) -> Result<Delivered, Box<Failed>> {
         let mut done = Delivered::default();
         for command in &self.config.checks {
-            done.end = Some(self.command("check", command, claim, result, None)?);
+            done.end = Some(self.timed(Step::Check, || {
+                self.command("check", command, claim, result, None)
+            })?);
         }
         if let (Some(move_to), Some(destination)) = (&self.config.move_to, &self.destination) {
-            done.path = Some(self.deliver(move_to, destination, claim, result)?);
+            done.path = Some(self.timed(Step::Move, || {
+                self.deliver(move_to, destination, claim, result)
+            })?);
         }
         for command in &self.config.hooks {
             let path = done.path.as_deref();
-            done.end = Some(self.command("hook", command, claim, result, path)?);
+            done.end = Some(self.timed(Step::Hook, || {
+                self.command("hook", command, claim, result, path)
+            })?);
         }
         Ok(done)
+    }
+
+    /// Counts a claim, and how long the upload has waited for its first one.
+    pub(crate) fn count_claim(&self, claim: &Claim) {
+        self.metrics.claim(Claimed::Ours);
+        if let Some(since) = claim.record().finished_at.filter(|_| claim.attempt() == 1) {
+            self.metrics.waited(UnixTime::now().since(since));
+        }
+    }
+
+    fn timed<T>(&self, step: Step, work: impl FnOnce() -> T) -> T {
+        let began = Instant::now();
+        let done = work();
+        self.metrics.step(step, began.elapsed());
+        done
     }
 
     /// Runs one command to its end; `Ok` if it exited with 0.
@@ -225,6 +250,7 @@ impl Workshop {
             return Err(fail(attempt, Verdict::Retry, None, error.to_string()));
         }
         let verdict = verdict(report.end);
+        self.metrics.command(counted_as(report.end));
         if verdict == Verdict::Done {
             self.strike_out(claim);
             return Ok(report.end);

@@ -3,11 +3,15 @@
 use std::process::ExitCode;
 
 use consumer::config::{Args, Config};
-use shared::startup::{self, Failure};
+use shared::startup::{self, Exit, Failure};
 
 fn main() -> ExitCode {
     startup::run_main(|args: Args| {
+        if args.admin.healthcheck {
+            return Ok(admin::healthcheck(&args.admin).map(|()| Exit::OK)?);
+        }
         let config = Config::check(args.work).map_err(Failure::usage)?;
-        consumer::run::run(config)
+        let admin = args.admin.bind().map_err(Failure::usage)?;
+        consumer::run::run(config, admin)
     })
 }

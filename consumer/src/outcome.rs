@@ -3,6 +3,7 @@
 //! The codes are those that mail systems have used for decades: `<sysexits.h>` (65, 75) and
 //! qmail-command (100, 111), so that many programs say the right thing already.
 
+use admin::consumer::CommandEnd;
 use shared::id::UploadId;
 
 /// How a command ended, or why it never began.
@@ -66,6 +67,20 @@ pub fn verdict(end: End) -> Verdict {
 fn is_shortage(errno: i32) -> bool {
     use nix::libc::{EAGAIN, EINTR, EMFILE, ENFILE, ENOMEM, ETXTBSY};
     [EAGAIN, EINTR, EMFILE, ENFILE, ENOMEM, ETXTBSY].contains(&errno)
+}
+
+/// Under what the end of a command is counted.
+#[must_use]
+pub fn counted_as(end: End) -> CommandEnd {
+    match end {
+        End::Exited(0) => CommandEnd::Accepted,
+        End::Exited(code) if PERMANENT.contains(&code) => CommandEnd::Rejected,
+        End::Exited(_) => CommandEnd::Failed,
+        End::Signalled(_) => CommandEnd::Signalled,
+        End::TimedOut => CommandEnd::TimedOut,
+        End::Interrupted => CommandEnd::Interrupted,
+        End::NotStarted(_) => CommandEnd::NotStarted,
+    }
 }
 
 /// Counts uploads in a row whose command "could not run" by its own exit code.

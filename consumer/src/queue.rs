@@ -186,6 +186,13 @@ impl Queue {
         }
     }
 
+    /// Whether nothing is claimed at the moment because uploads fail one after the other.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        let permit = self.desk().breaker.permit(self.begun.elapsed());
+        matches!(permit, Permit::Wait(_) | Permit::WaitForProbe)
+    }
+
     /// Whether a drain was given up because uploads failed one after the other.
     #[must_use]
     pub fn gave_up(&self) -> bool {

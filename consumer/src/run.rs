@@ -5,10 +5,14 @@
 //! waits for everything else: signals, timers, the commands' output and end.
 
 use std::io;
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
+use admin::consumer::Claimed;
+use admin::{Admin, ConsumerMetrics, Health};
 use nix::unistd::{Gid, Uid};
+use shared::durable;
 use shared::orphan::Rules as OrphanRules;
 use shared::probe::{self, Expectations, Probe};
 use shared::spool::{Options, Spool};
@@ -40,11 +44,11 @@ const LOOK_WHILE_DRAINING: Duration = Duration::from_millis(250);
 /// After the second signal, how long jobs have to put their claims back.
 const LAST_MOMENTS: Duration = Duration::from_secs(5);
 
-/// Consumes until it is time to end.
+/// Consumes until it is time to end, and tells metrics and health on `admin`.
 ///
 /// # Errors
 /// The spool cannot be used ([`Exit::USAGE`]), or something failed that ends the process.
-pub fn run(config: Config) -> Result<Exit, Failure> {
+pub fn run(config: Config, admin: Option<TcpListener>) -> Result<Exit, Failure> {
     let (spool, probe) = open(&config)?;
     hook::adopt_orphans()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -52,7 +56,8 @@ pub fn run(config: Config) -> Result<Exit, Failure> {
         .build()?;
     runtime.block_on(async {
         let shutdown = Shutdown::on_signals()?;
-        consume(config, spool, &probe, shutdown).await
+        let metrics = tell(admin, &spool, config.jobs.get(), &shutdown)?;
+        consume(config, spool, &probe, metrics, shutdown).await
     })
 }
 
@@ -76,10 +81,30 @@ fn open(config: &Config) -> Result<(Arc<Spool>, Probe), Failure> {
     Ok((Arc::new(spool), probe))
 }
 
+/// Counts from now on, and answers on `listener` who asks what was counted.
+fn tell(
+    listener: Option<TcpListener>,
+    spool: &Arc<Spool>,
+    jobs: u32,
+    shutdown: &Shutdown,
+) -> io::Result<ConsumerMetrics> {
+    let mut admin = Admin::new("consumer");
+    let metrics = ConsumerMetrics::register(admin.registry(), jobs);
+    // Space is no concern of who only takes away.
+    let health = Health::new(Arc::clone(spool), 0, shutdown.clone());
+    if let Some(listener) = listener {
+        tokio::spawn(admin.serve(listener, health)?);
+    }
+    let counted = metrics.clone();
+    durable::observe_syncs(move |took, error| counted.sync(took, error.is_none()));
+    Ok(metrics)
+}
+
 async fn consume(
     config: Config,
     spool: Arc<Spool>,
     probe: &Probe,
+    metrics: ConsumerMetrics,
     shutdown: Shutdown,
 ) -> Result<Exit, Failure> {
     let until = config.until;
@@ -100,7 +125,7 @@ async fn consume(
     );
     systemd::ready();
     let mut recovery = recovery(&config, probe);
-    let crew = Arc::new(crew(config, Arc::clone(&spool), probe, stop)?);
+    let crew = Arc::new(crew(config, Arc::clone(&spool), probe, metrics, stop)?);
     // Before the first upload is taken: what a crash left has waited longest.
     look_after(&mut recovery, &crew);
     let mut all_gone = start_jobs(jobs, &crew)?;
@@ -190,7 +215,13 @@ fn recovery(config: &Config, probe: &Probe) -> Recovery {
     })
 }
 
-fn crew(config: Config, spool: Arc<Spool>, probe: &Probe, stop: Stop) -> Result<Crew, Failure> {
+fn crew(
+    config: Config,
+    spool: Arc<Spool>,
+    probe: &Probe,
+    metrics: ConsumerMetrics,
+    stop: Stop,
+) -> Result<Crew, Failure> {
     let syncs = spool.durability().syncs_finish();
     let destination = match &config.move_to {
         None => None,
@@ -219,6 +250,7 @@ fn crew(config: Config, spool: Arc<Spool>, probe: &Probe, stop: Stop) -> Result<
             destination,
             runtime,
             stop,
+            metrics,
         },
         ledger: crate::worker::Ledger::default(),
     })
@@ -275,7 +307,10 @@ fn start_recovery(
 
 fn look_after(recovery: &mut Recovery, crew: &Crew) {
     match recovery.look(&crew.queue.spool(), UnixTime::now()) {
-        Ok(requeued) => requeued.into_iter().for_each(|id| crew.queue.arrived(id)),
+        Ok(requeued) => requeued.into_iter().for_each(|id| {
+            crew.workshop.metrics.claim(Claimed::Recovered);
+            crew.queue.arrived(id);
+        }),
         Err(error) => tracing::error!(%error, "cannot look after claims"),
     }
 }
@@ -292,7 +327,10 @@ async fn keep(crew: Arc<Crew>, lease: Duration) {
             _ = heartbeat.tick() => {
                 let crew = Arc::clone(&crew);
                 // The disk may be slow; but a second beat need not pile up on the first.
-                let beat = tokio::task::spawn_blocking(move || crew.ledger.beat());
+                let beat = tokio::task::spawn_blocking(move || {
+                    crew.ledger.beat();
+                    crew.workshop.metrics.pause(crew.queue.is_paused());
+                });
                 timeout(lease, beat).await.ok();
             }
             _ = children.recv() => {

@@ -3,11 +3,13 @@
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use admin::consumer::{Attempted, Claimed};
 use shared::claim::{self, Claim, TryClaim};
 use shared::durable::DiskError;
 use shared::id::{ClaimId, UploadId};
+use shared::size::Length;
 use shared::spool::Spool;
 use shared::startup::Exit;
 use shared::time::UnixTime;
@@ -106,8 +108,8 @@ impl Crew {
             let (id, at) = (task.candidate.id, task.candidate.at);
             match claim::try_claim(&task.spool, id, at, UnixTime::now()) {
                 Ok(TryClaim::Claimed(claim)) => self.work_on(task, *claim),
-                Ok(TryClaim::Busy) => self.queue.missed(task, Miss::Busy),
-                Ok(TryClaim::Gone) => self.queue.missed(task, Miss::Gone),
+                Ok(TryClaim::Busy) => self.lost(task, Miss::Busy),
+                Ok(TryClaim::Gone) => self.lost(task, Miss::Gone),
                 Ok(TryClaim::Torn(reason)) => {
                     tracing::error!(upload_id = %id, reason, "torn; it lies in failed/");
                     self.queue.missed(task, Miss::Gone);
@@ -122,6 +124,12 @@ impl Crew {
         }
     }
 
+    /// Somebody else was faster.
+    fn lost(&self, task: Task, miss: Miss) {
+        self.workshop.metrics.claim(Claimed::Lost);
+        self.queue.missed(task, miss);
+    }
+
     fn work_on(&self, task: Task, claim: Claim) {
         let (id, key, spool) = (claim.id(), claim.claim_id(), Arc::clone(&task.spool));
         let span = tracing::info_span!("job", upload_id = %id, attempt = claim.attempt());
@@ -133,6 +141,9 @@ impl Crew {
             entries.active.insert(key, (id, Arc::clone(&spool)));
         }
         tracing::debug!("claimed");
+        self.workshop.count_claim(&claim);
+        let (began, length) = (Instant::now(), claim.record().length);
+        let _running = self.workshop.metrics.job();
         let chance = fastrand::f64();
         let report = catch_unwind(AssertUnwindSafe(|| self.workshop.process(claim, chance)));
         self.ledger.entries().active.remove(&key);
@@ -145,8 +156,26 @@ impl Crew {
                 return;
             }
         };
+        if let Ok(report) = &report {
+            self.count(report.conclusion, began.elapsed(), length);
+        }
         self.conclude(task, report);
         self.end_if_poisoned(&spool);
+    }
+
+    fn count(&self, conclusion: Conclusion, took: Duration, length: Option<Length>) {
+        let metrics = &self.workshop.metrics;
+        let attempted = match conclusion {
+            Conclusion::Delivered => Attempted::Delivered,
+            Conclusion::Deferred { .. } => Attempted::Retried,
+            Conclusion::Dead { .. } => Attempted::Dead,
+            Conclusion::PutBack => Attempted::PutBack,
+            Conclusion::Lost => return metrics.claim(Claimed::TakenAway),
+        };
+        metrics.attempt(attempted, took);
+        if attempted == Attempted::Delivered {
+            metrics.delivered(length.map_or(0, |length| length.0));
+        }
     }
 
     fn conclude(&self, task: Task, report: Result<Report, DiskError>) {

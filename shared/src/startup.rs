@@ -35,6 +35,7 @@ mod args;
 mod command;
 mod exit;
 mod logs;
+mod pages;
 pub mod shutdown;
 pub mod systemd;
 mod values;

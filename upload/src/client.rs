@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::redirect::Policy as Redirects;
-use reqwest::{Certificate, Method, RequestBuilder, Response, Url};
+use reqwest::{Certificate, Method, RequestBuilder, Response, StatusCode, Url};
 use thiserror::Error as ThisError;
 
 use crate::answer::{self, Capabilities, Created, Standing};
@@ -218,19 +218,24 @@ impl Client {
         self.expect_success(response).await.map(|_| ())
     }
 
-    /// The JSON that a server may tell about an upload; empty if it is something else, such as the
-    /// uploaded file itself.
+    /// The JSON that a server may tell about an upload, also with 410 about one that is no more;
+    /// empty if it is something else, such as the uploaded file itself.
     pub(crate) async fn state(&self, url: &Url) -> Result<Vec<u8>, Failure> {
         let accept = HeaderValue::from_static("application/json");
         let request = self
             .request(Method::GET, url)
             .header(reqwest::header::ACCEPT, accept);
         let response = self.send(request, &Meter::idle(), self.stall).await?;
-        let response = self.expect_success(response).await?;
-        if !answer::is_json(response.headers()) {
-            return Ok(Vec::new());
+        let is_json = answer::is_json(response.headers());
+        if response.status() == StatusCode::GONE && is_json {
+            return self.read_some(response).await;
         }
-        self.read_some(response).await
+        let response = self.expect_success(response).await?;
+        if is_json {
+            self.read_some(response).await
+        } else {
+            Ok(Vec::new())
+        }
     }
 
     fn request(&self, method: Method, url: &Url) -> RequestBuilder {
@@ -345,8 +350,6 @@ fn chain(error: &dyn Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use reqwest::StatusCode;
-
     use super::*;
 
     #[test]

@@ -26,6 +26,30 @@ struct Told {
     /// What the processing had to say.
     #[serde(default)]
     result: Value,
+    #[serde(default)]
+    failure: Option<LastFailure>,
+}
+
+/// Why the last attempt failed, if the server tells it to clients.
+#[derive(Debug, Deserialize)]
+struct LastFailure {
+    #[serde(default)]
+    error: String,
+}
+
+impl Told {
+    /// Why an upload will not be delivered.
+    fn reason(&self) -> String {
+        let failure = self
+            .failure
+            .as_ref()
+            .map(|failure| printable(&failure.error));
+        let said = [in_words(&self.result), failure.unwrap_or_default()];
+        said.into_iter()
+            .filter(|text| !text.is_empty())
+            .collect::<Vec<_>>()
+            .join("; ")
+    }
 }
 
 /// What a state means for who waits.
@@ -61,7 +85,7 @@ pub(crate) async fn wait(
         match meaning(&told.state) {
             Meaning::Delivered => return Ok(told.result),
             Meaning::Lost => {
-                let result = in_words(&told.result);
+                let result = told.reason();
                 return Err(UploadError::NotDelivered { state, result });
             }
             Meaning::Pending => {}
@@ -139,6 +163,9 @@ mod tests {
     #[test]
     fn a_state_may_come_with_more_than_is_understood() {
         let told: Told = serde_json::from_str(r#"{"state":"queued","attempts":3}"#).unwrap();
-        assert_eq!((told.state.as_str(), told.result), ("queued", Value::Null));
+        assert_eq!(
+            (told.state.as_str(), told.reason().as_str()),
+            ("queued", "")
+        );
     }
 }

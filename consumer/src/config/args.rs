@@ -4,8 +4,9 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use admin::AdminArgs;
 use nix::unistd::{Gid, Group, Uid, User};
-use shared::startup::{LogArgs, Mode, Period, Program, SpoolArgs};
+use shared::startup::{Exit, LogArgs, Mode, Period, Program, SpoolArgs};
 
 use super::LimitPer;
 use super::only::OnlyPair;
@@ -33,6 +34,10 @@ pub struct Args {
     #[command(flatten)]
     pub work: WorkArgs,
 
+    /// Where metrics and health are told.
+    #[command(flatten)]
+    pub admin: AdminArgs,
+
     /// How to log.
     #[command(flatten)]
     pub log: LogArgs,
@@ -40,6 +45,23 @@ pub struct Args {
 
 impl Program for Args {
     const NAME: &'static str = "consumer";
+
+    const EXITS: &'static [(Exit, &'static str)] = &[
+        (Exit::OK, "done; with --once: an upload was delivered"),
+        (
+            Exit::FAILURE,
+            "something failed while running; with --once: the upload failed",
+        ),
+        (
+            Exit::USAGE,
+            "a flag or the spool is unusable; nothing was touched",
+        ),
+        (Exit::NONE_CAME, "with --once: no upload came in time"),
+        (
+            Exit::CONFIG,
+            "a command cannot be run; a restart would not help",
+        ),
+    ];
 
     fn log(&self) -> &LogArgs {
         &self.log

@@ -9,13 +9,23 @@ use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, Command, Parser};
 
 use super::exit::one_line;
-use super::{Exit, Failure, LogArgs};
+use super::{Exit, Failure, LogArgs, pages};
 use crate::failpoint;
 
 /// The arguments of one of the programs.
 pub trait Program: Parser {
     /// Name of the binary; in upper case, the prefix of its environment variables.
     const NAME: &'static str;
+
+    /// What its exit codes say; for `--help`.
+    const EXITS: &'static [(Exit, &'static str)] = &[
+        (Exit::OK, "done"),
+        (Exit::FAILURE, "something failed while running"),
+        (
+            Exit::USAGE,
+            "a flag or the spool is unusable; nothing was touched",
+        ),
+    ];
 
     /// How it logs.
     fn log(&self) -> &LogArgs;
@@ -47,9 +57,10 @@ pub fn run_main<P: Program>(run: impl FnOnce(P) -> Result<Exit, Failure>) -> Exi
 #[must_use]
 pub fn command<P: Program>() -> Command {
     let prefix = P::NAME.to_ascii_uppercase();
-    P::command()
+    let command = P::command()
         .name(P::NAME)
         .version(env!("CARGO_PKG_VERSION"))
+        .after_help(exits(P::EXITS))
         .mut_args(|arg| with_variable(arg, &prefix))
         .mut_subcommands(|sub| {
             // A flag of a subcommand may be as sharp as `--all`: only what says where the spool
@@ -58,7 +69,15 @@ pub fn command<P: Program>() -> Command {
                 Some("Spool" | "Logging") => with_variable(arg, &prefix),
                 _ => arg,
             })
-        })
+        });
+    pages::with_flags(command)
+}
+
+fn exits(exits: &[(Exit, &str)]) -> String {
+    let lines = exits
+        .iter()
+        .map(|(exit, meaning)| format!("\n  {:<3} {meaning}", exit.0));
+    format!("Exit codes:{}", lines.collect::<String>())
 }
 
 /// `--max-size` of ingest is also `INGEST_MAX_SIZE`; an empty variable counts as unset.
@@ -79,7 +98,8 @@ fn with_variable(arg: Arg, prefix: &str) -> Arg {
     arg.env(&*name.leak())
 }
 
-/// Reads a command line: the program's arguments, or a text to print (`--help`, `--version`).
+/// Reads a command line: the program's arguments, or a text to print (`--help`, `--version`,
+/// `--man`, `--completions`).
 ///
 /// # Errors
 ///
@@ -87,7 +107,11 @@ fn with_variable(arg: Arg, prefix: &str) -> Arg {
 pub fn parse_from<P: Program>(
     args: impl IntoIterator<Item = OsString>,
 ) -> Result<Result<P, String>, Failure> {
-    let parsed = command::<P>().try_get_matches_from(args);
+    let (command, args) = (command::<P>(), Vec::from_iter(args));
+    if let Some(page) = pages::asked(&command, &args) {
+        return Ok(Err(page));
+    }
+    let parsed = command.try_get_matches_from(args);
     match parsed.and_then(|matches| P::from_arg_matches(&matches)) {
         Ok(args) => Ok(Ok(args)),
         Err(error)
@@ -175,6 +199,10 @@ mod tests {
     fn every_flag_has_its_environment_variable() {
         for arg in command::<Args>().get_arguments() {
             let long = arg.get_long().unwrap();
+            if ["man", "completions"].contains(&long) {
+                assert!(arg.get_env().is_none());
+                continue;
+            }
             let expected = format!("TESTER_{}", long.to_uppercase().replace('-', "_"));
             assert_eq!(arg.get_env().unwrap().to_str(), Some(expected.as_str()));
         }
@@ -225,6 +253,36 @@ mod tests {
     }
 
     #[test]
+    fn pages_need_nothing_else() {
+        let man = parse(&["--man"]).unwrap().unwrap_err();
+        for expected in [
+            ".TH tester 1",
+            "\\-\\-dry\\-run",
+            "TESTER_EVERY",
+            "Exit codes",
+        ] {
+            assert!(man.contains(expected), "{expected} in {man}");
+        }
+        let bash = parse(&["--completions", "bash"]).unwrap().unwrap_err();
+        assert!(
+            bash.contains("--dry-run") && bash.contains("_tester()"),
+            "{bash}"
+        );
+        assert!(
+            parse(&["--completions=zsh"])
+                .unwrap()
+                .unwrap_err()
+                .contains("#compdef tester")
+        );
+        let failure = parse(&["--completions", "dos"]).unwrap_err();
+        assert_eq!(failure.exit(), Exit::USAGE);
+        assert!(
+            failure.to_string().contains("--completions <SHELL>"),
+            "{failure}"
+        );
+    }
+
+    #[test]
     fn help_and_version_are_text_and_not_failures() {
         let help = parse(&["--help"]).unwrap().unwrap_err();
         for expected in [
@@ -232,6 +290,7 @@ mod tests {
             "Logging:",
             "[env: TESTER_SPOOL=]",
             "[default: 1m30s]",
+            "Exit codes:\n  0   done\n",
         ] {
             assert!(help.contains(expected), "{expected} in {help}");
         }

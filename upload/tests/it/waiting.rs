@@ -37,6 +37,10 @@ fn a_failed_removed_or_expired_upload_is_told_by_its_own_exit_code() {
             "the server says it is failed: infected",
         ),
         (
+            r#"{"state":"failed","failure":{"error":"exit 65","at":"now"}}"#,
+            "the server says it is failed: exit 65",
+        ),
+        (
             r#"{"state":"terminated"}"#,
             "the server says it is terminated",
         ),
@@ -45,6 +49,21 @@ fn a_failed_removed_or_expired_upload_is_told_by_its_own_exit_code() {
         let ended = waits(&[state], &["--wait"]).expect(5);
         assert!(ended.err.contains(text), "{}", ended.err);
     }
+}
+
+#[test]
+fn what_a_server_tells_with_410_is_read_too() {
+    let json = &[("Content-Type", "application/json")];
+    let gone = Fault::Answer(410, json, r#"{"state":"expired"}"#);
+    let stub = Stub::with_faults(EVERYTHING, &[("GET", gone)]);
+    let client = Client::of(stub.endpoint());
+    client.file("file", b"12345");
+    let ended = client.run(&["file", "--wait"]).expect(5);
+    assert!(
+        ended.err.contains("the server says it is expired"),
+        "{}",
+        ended.err
+    );
 }
 
 #[test]
