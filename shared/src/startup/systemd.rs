@@ -20,9 +20,9 @@ pub struct Inherited {
 /// Why what was handed over cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum InheritError {
-    /// `LISTEN_FDS` and its companions make no sense.
-    #[error("LISTEN_FDS cannot be read")]
-    Environment(#[source] io::Error),
+    /// `LISTEN_FDS` and its companions make no sense, or the system said no.
+    #[error("the sockets that systemd hands over cannot be used")]
+    Unusable(#[source] io::Error),
     /// Not a TCP socket that listens.
     #[error("{name} is not a listening TCP socket")]
     NotListening {
@@ -52,7 +52,7 @@ fn tell(state: NotifyState<'_>) {
 /// # Errors
 /// Something else was handed over.
 pub fn inherited() -> Result<Vec<Inherited>, InheritError> {
-    let given = sd_notify::listen_fds_with_names().map_err(InheritError::Environment)?;
+    let given = sd_notify::listen_fds_with_names().map_err(InheritError::Unusable)?;
     let take = |(fd, name)| {
         #[expect(
             unsafe_code,
@@ -67,13 +67,14 @@ pub fn inherited() -> Result<Vec<Inherited>, InheritError> {
 }
 
 fn listening(fd: OwnedFd, name: String) -> Result<Inherited, InheritError> {
-    match is_tcp_listener(&fd) {
-        Ok(true) => Ok(Inherited {
-            name,
-            listener: TcpListener::from(fd),
-        }),
-        Ok(false) | Err(_) => Err(InheritError::NotListening { name }),
+    if is_tcp_listener(&fd) != Ok(true) {
+        return Err(InheritError::NotListening { name });
     }
+    let listener = TcpListener::from(fd);
+    // systemd hands them over blocking.
+    let set = listener.set_nonblocking(true);
+    set.map_err(InheritError::Unusable)?;
+    Ok(Inherited { name, listener })
 }
 
 fn is_tcp_listener(fd: &OwnedFd) -> Result<bool, Errno> {
@@ -105,6 +106,12 @@ mod tests {
         let connected = std::net::TcpStream::connect(address).unwrap();
         let taken = take(listener).unwrap();
         assert_eq!(taken.listener.local_addr().unwrap(), address);
+        let flags = nix::fcntl::fcntl(&taken.listener, nix::fcntl::FcntlArg::F_GETFL).unwrap();
+        assert_ne!(
+            flags & nix::libc::O_NONBLOCK,
+            0,
+            "tokio refuses blocking sockets"
+        );
         let dir = tempfile::tempdir().unwrap();
         let others: [OwnedFd; 4] = [
             connected.into(),
