@@ -14,7 +14,7 @@ use crate::id::UploadId;
 use crate::layout::{DataAt, Dir, RecordAt};
 use crate::lock::{DataLock, TryLock};
 use crate::record::{self, Place, Record, RecordError};
-use crate::size::Length;
+use crate::size::{Length, Offset};
 use crate::spool::Spool;
 use crate::time::UnixTime;
 
@@ -149,6 +149,13 @@ pub fn complete(record: &mut Record, now: UnixTime) {
     record.set_place(DataAt::Completed);
 }
 
+/// Makes the client begin anew: what the record says about the bytes is not true any more.
+pub(crate) fn forget_bytes(record: &mut Record) {
+    record.offset = Offset(0);
+    record.flagged = false;
+    record.finished_at = None;
+}
+
 /// Cuts the data file to the upload's length: bytes above it are nobody's.
 ///
 /// # Errors
@@ -270,10 +277,13 @@ pub fn recover_locked(
         };
         match next(data, uploads.seen(), completed.seen()) {
             Next::MoveRecord => {
-                if let Looked::Record(record) = uploads {
-                    finish_record(spool, id, lock, at, *record, now)?;
+                let whole = match uploads {
+                    Looked::Record(record) => finish_record(spool, id, lock, at, *record, now)?,
+                    Looked::None | Looked::Unreadable(_) => true,
+                };
+                if whole {
+                    durable::rename(&in_uploads, &in_completed)?;
                 }
-                durable::rename(&in_uploads, &in_completed)?;
             }
             Next::MoveData => {
                 durable::rename(&layout.data(id, at), &layout.data(id, DataAt::Completed))?;
@@ -334,7 +344,8 @@ fn without_record(
 }
 
 /// Makes a record that was found in `uploads/` final, with data and record synced: the promise
-/// of the hand-over does not depend on who makes it.
+/// of the hand-over does not depend on who makes it. `false` if bytes are missing after all (what
+/// is not synced can be lost in a power cut): then the record says so, and the client goes on.
 fn finish_record(
     spool: &Spool,
     id: UploadId,
@@ -342,13 +353,26 @@ fn finish_record(
     at: DataAt,
     mut record: Record,
     now: UnixTime,
-) -> Result<(), DiskError> {
+) -> Result<bool, DiskError> {
     let path = spool.layout().data(id, at);
     if let Some(length) = record.length {
-        cut_to_length(lock, length, &path)?;
+        match cut_to_length(lock, length, &path) {
+            Err(error) if is_short(&error) && at == DataAt::Uploads => {
+                tracing::error!(upload_id = %id, "bytes are missing; the client is asked for all");
+                give_back(spool, id)?;
+                return Ok(false);
+            }
+            cut => cut?,
+        }
     }
-    if spool.durability().syncs_finish() {
-        durable::sync_data(lock.file(), &path)?;
+    if spool.durability().syncs_finish()
+        && let Err(error) = durable::sync_data(lock.file(), &path)
+    {
+        // The watermark is ahead of the syncs only where PATCHes are not synced.
+        if !spool.durability().syncs_patches() && at == DataAt::Uploads {
+            give_back(spool, id)?;
+        }
+        return Err(error);
     }
     complete(&mut record, now);
     let record_path = spool.layout().record(id, RecordAt::Uploads);
@@ -356,7 +380,7 @@ fn finish_record(
         Ok((file, _)) => file,
         Err(RecordError::Disk(error)) if !error.is_full() => return Err(error),
         // On a full disk the record goes as it is; `finished_at` is filled in later.
-        Err(_) => return Ok(()),
+        Err(_) => return Ok(true),
     };
     match file.write_head(&record) {
         Err(error) if !error.is_full() => return Err(error),
@@ -367,6 +391,29 @@ fn finish_record(
     }
     if record.rest.announce {
         drop(spool.create_file(&spool.layout().event(id)));
+    }
+    Ok(true)
+}
+
+fn is_short(error: &DiskError) -> bool {
+    error.kind() == std::io::ErrorKind::UnexpectedEof
+}
+
+/// Takes the watermark back to the start. The caller holds the lock.
+fn give_back(spool: &Spool, id: UploadId) -> Result<(), DiskError> {
+    let path = spool.layout().record(id, RecordAt::Uploads);
+    let (file, mut record) = match spool.open_record(path.clone(), Dir::Uploads, id) {
+        Ok(opened) => opened,
+        Err(RecordError::Disk(error)) => return Err(error),
+        Err(RecordError::Unreadable { reason, .. }) => {
+            let source = std::io::Error::new(std::io::ErrorKind::InvalidData, reason);
+            return Err(DiskError::new("read", path, source));
+        }
+    };
+    forget_bytes(&mut record);
+    file.write_head(&record)?;
+    if spool.durability().syncs_finish() {
+        file.sync()?;
     }
     Ok(())
 }

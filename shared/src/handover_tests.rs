@@ -175,3 +175,19 @@ fn what_cannot_be_explained_is_reported_and_left() {
     ));
     drop(held);
 }
+
+#[test]
+fn a_record_that_promises_more_bytes_than_there_are_goes_back_to_its_client() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = spool(&dir);
+    let id = UploadId::generate();
+    std::fs::write(spool.layout().data(id, DataAt::Uploads), "hel").unwrap();
+    let path = spool.layout().record(id, RecordAt::Uploads);
+    spool.create_record(path.clone(), &record(5, 5)).unwrap();
+    let recovered = recover(&spool, id, UnixTime::from_secs(9)).unwrap();
+    assert!(
+        matches!(recovered, Recovered::Receiving(_)),
+        "{recovered:?}"
+    );
+    assert_eq!(record::read(&path).unwrap().offset, Offset(0));
+}

@@ -322,8 +322,9 @@ impl Receiving {
         if let Some(length) = self.record.length {
             handover::cut_to_length(&self.lock, length, &data_path)?;
         }
-        if durably {
-            durable::sync_data(self.data(), &data_path)?;
+        if durably && let Err(error) = durable::sync_data(self.data(), &data_path) {
+            self.give_back_unsynced()?;
+            return Err(error);
         }
         let mut record = self.record.clone();
         record.offset = to;
@@ -346,6 +347,16 @@ impl Receiving {
         let announce = self.record.rest.announce;
         handover::publish(&self.spool, self.id, self.file.path(), announce)?;
         Ok(self.record)
+    }
+
+    /// After a sync of the data that failed: takes the watermark back over what it covered without
+    /// a sync of its own. Whoever found the upload received in full would sync once more, be
+    /// answered 0 over lost bytes, and hand them over. The client sends them again.
+    fn give_back_unsynced(&mut self) -> Result<(), DiskError> {
+        if self.spool.durability().syncs_patches() {
+            return Ok(());
+        }
+        self.change(handover::forget_bytes)
     }
 
     /// Lets other processes take the upload over while nothing arrives. The caller has moved the

@@ -1,6 +1,7 @@
 use std::os::unix::fs::FileExt;
 
 use super::*;
+use crate::durable::Durability;
 use crate::ending::{End, end};
 use crate::lookup::{self, State};
 use crate::record::Place;
@@ -224,4 +225,25 @@ fn a_tussi_upload_in_progress_goes_on_under_our_rules() {
         std::fs::read(spool.layout().data(id, DataAt::Completed)).unwrap(),
         b"hello"
     );
+}
+
+#[test]
+fn after_a_failed_sync_nobody_finds_unsynced_bytes_received_in_full() {
+    let dir = tempfile::tempdir().unwrap();
+    for (durability, offset) in [(Durability::OnFinish, 0), (Durability::EveryPatch, 5)] {
+        let options = Options {
+            durability,
+            ..Options::default()
+        };
+        let spool = Arc::new(Spool::open(&dir.path().join("s"), options).unwrap());
+        let mut patch = create(&spool, 5);
+        let id = patch.id();
+        patch.data().write_all_at(b"hello", 0).unwrap();
+        patch.advance(Offset(5), now(2)).unwrap();
+        // What the hand-over does when its sync of the data fails.
+        patch.give_back_unsynced().unwrap();
+        drop(patch);
+        let found = lookup::find(&spool, id).unwrap().unwrap();
+        assert_eq!(found.record.offset, Offset(offset), "{durability:?}");
+    }
 }
