@@ -36,7 +36,7 @@ impl DataLock {
     pub fn try_lock(path: &Path) -> Result<TryLock, DiskError> {
         let file = match durable::open(path, true) {
             Ok(file) => file,
-            Err(error) if error.is_missing() => return Ok(TryLock::Missing),
+            Err(error) if error.is_missing() || is_no_data(&error) => return Ok(TryLock::Missing),
             Err(error) => return Err(error),
         };
         Self::try_lock_file(file, path)
@@ -107,6 +107,14 @@ impl DataLock {
     }
 }
 
+/// Whether something else has the name: a directory, a link, a fifo. It is not ours, whatever it
+/// is called, and must not stop who looks for uploads.
+fn is_no_data(error: &DiskError) -> bool {
+    use nix::libc::{EISDIR, ELOOP};
+    error.kind() == std::io::ErrorKind::InvalidInput
+        || matches!(error.source.raw_os_error(), Some(EISDIR | ELOOP))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -163,5 +171,19 @@ mod tests {
         durable::rename(&path, &moved).unwrap();
         assert!(matches!(DataLock::try_lock(&moved).unwrap(), TryLock::Busy));
         assert!(lock.is_at(&moved).unwrap() && !lock.is_at(&path).unwrap());
+    }
+
+    #[test]
+    fn what_is_no_file_is_nobodys_data_whatever_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name| dir.path().join(name);
+        std::fs::create_dir(path("directory")).unwrap();
+        std::fs::write(path("file"), "x").unwrap();
+        std::os::unix::fs::symlink(path("file"), path("link")).unwrap();
+        nix::unistd::mkfifo(&path("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        for name in ["directory", "link", "fifo"] {
+            let found = DataLock::try_lock(&path(name)).unwrap();
+            assert!(matches!(found, TryLock::Missing), "{name}: {found:?}");
+        }
     }
 }
