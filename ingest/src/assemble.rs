@@ -117,6 +117,9 @@ fn look(spool: &Spool, part: UploadId) -> Result<Part, DiskError> {
             },
         ),
         Err(RecordError::Disk(error)) if !error.is_missing() => Err(error),
+        // Being written at this moment, or a later version's, or damaged; what is damaged for good
+        // the janitor moves away.
+        Err(RecordError::Unreadable { .. }) => Ok(Part::Open),
         Err(_) => Ok(Part::Gone),
     }
 }
@@ -320,6 +323,19 @@ mod tests {
         );
         let receipt = fixture.spool.layout().record(whole, RecordAt::Receipts);
         assert_eq!(record::read(&receipt).unwrap().place, Place::Expired);
+    }
+
+    #[test]
+    fn a_part_whose_record_cannot_be_read_now_does_not_end_its_final_upload() {
+        let fixture = Fixture::new();
+        let a = fixture.part(b"hello", 5);
+        let whole = fixture.whole(&[a]);
+        let record = fixture.spool.layout().record(a, RecordAt::Uploads);
+        let readable = std::fs::read(&record).unwrap();
+        std::fs::write(&record, "{\"format\":99}").unwrap();
+        assert_eq!(assemble(&fixture.spool, whole).unwrap(), Assembly::Waiting);
+        std::fs::write(&record, readable).unwrap();
+        assert_eq!(assemble(&fixture.spool, whole).unwrap(), Assembly::Done);
     }
 
     #[test]
