@@ -163,9 +163,8 @@ impl Destination {
         earlier: Option<&Chosen>,
         claim: &mut impl Claim,
     ) -> Result<PathBuf, DeliverError> {
-        let length = parcel.data.metadata().on("stat", parcel.path)?.len();
         if let Some(chosen) = earlier {
-            if self.holds(chosen, length)? {
+            if self.holds(chosen, parcel)? {
                 tracing::info!(name = %chosen.name.display(), "an earlier attempt had delivered it");
                 part::remove_leftover(&self.dir.join(&chosen.name), parcel.id)?;
                 self.make_durable(parcel, &chosen.name)?;
@@ -174,12 +173,9 @@ impl Destination {
             self.take_back_record(parcel.id, chosen)?;
         }
         let directory = self.directory_of(parcel.name)?;
-        let device = |metadata: Metadata| metadata.dev();
-        let there = std::fs::metadata(&directory)
-            .map(device)
-            .on("stat", &directory)?;
-        let here = parcel.data.metadata().map(device).on("stat", parcel.path)?;
-        if here == there {
+        let there = std::fs::metadata(&directory).on("stat", &directory)?.dev();
+        let here = parcel.data.metadata().on("stat", parcel.path)?;
+        if here.dev() == there && self.may_share(&here) {
             self.dress(parcel.data, parcel.path)?;
             // Two mounts may share a device number, and some filesystems have no links.
             match self.place(parcel, &Source::Data(parcel), claim) {
@@ -197,12 +193,26 @@ impl Destination {
         placed
     }
 
-    /// Whether the chosen name stands for that very file.
-    fn holds(&self, chosen: &Chosen, length: u64) -> Result<bool, DiskError> {
+    /// Whether the chosen name stands for that very file. A copy that never got the name is gone,
+    /// and its inode number may be another upload's by now; so the time that the copy was given
+    /// (in seconds, which every filesystem keeps) must be that of the data too. To take another's
+    /// file for ours would lose an upload; to miss ours makes a second copy.
+    fn holds(&self, chosen: &Chosen, parcel: &Parcel<'_>) -> Result<bool, DiskError> {
         let found = durable::stat(&self.dir.join(&chosen.name))?;
-        let same =
-            |file: &Metadata| file.is_file() && file.ino() == chosen.inode && file.len() == length;
+        let data = parcel.data.metadata().on("stat", parcel.path)?;
+        let same = |file: &Metadata| {
+            file.is_file()
+                && file.ino() == chosen.inode
+                && file.len() == data.len()
+                && file.mtime() == data.mtime()
+        };
         Ok(found.as_ref().is_some_and(same))
+    }
+
+    /// Whether the data can have its name in the destination beside the one in the spool: not if
+    /// the permissions asked for would keep us from locking it for another attempt.
+    fn may_share(&self, data: &Metadata) -> bool {
+        Uid::effective().is_root() || self.mode.is_none_or(|mode| can_lock(data.mode(), mode))
     }
 
     /// Removes the record that an attempt put beside a name and died before it gave the name.
@@ -376,6 +386,12 @@ impl Source<'_> {
             part.remove();
         }
     }
+}
+
+/// Whether `mode` leaves everybody reading and writing who can with `now`: locking takes both.
+fn can_lock(now: u32, mode: u32) -> bool {
+    let both = |mode: u32| mode & 0o444 & (mode << 1);
+    both(now) & !both(mode) == 0
 }
 
 /// `name` with a number in its last component; 0 is the name itself.

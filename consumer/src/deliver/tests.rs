@@ -421,3 +421,36 @@ fn free_numbers_are_found_without_trying_them_all() {
         Err("unreadable")
     );
 }
+
+#[test]
+fn an_inode_number_that_another_upload_got_since_is_not_taken_for_ours() {
+    let case = Case::far();
+    let path = case.dest.path().join("a.txt");
+    std::fs::write(&path, "another").unwrap();
+    let another = durable::open(&path, true).unwrap();
+    let earlier = std::time::SystemTime::now() - std::time::Duration::from_secs(60);
+    another.set_modified(earlier).unwrap();
+    let chosen = Chosen {
+        name: "a.txt".into(),
+        inode: another.metadata().unwrap().ino(),
+    };
+    let name = case.deliver("a.txt", Some(&chosen), &mut Notes::default());
+    assert_eq!(name.unwrap(), Path::new("a_1.txt"));
+    assert_eq!(case.content("a.txt"), "another");
+    assert_eq!(case.content("a_1.txt"), "content");
+}
+
+#[test]
+fn permissions_that_would_keep_the_next_attempt_from_locking_are_told() {
+    for (now, mode, can) in [
+        (0o640, 0o600, true),
+        (0o640, 0o644, true),
+        (0o640, 0o440, false),
+        (0o640, 0o200, false),
+        (0o660, 0o640, false),
+        (0o660, 0o666, true),
+        (0o400, 0o400, true),
+    ] {
+        assert_eq!(can_lock(now, mode), can, "{now:o} {mode:o}");
+    }
+}
