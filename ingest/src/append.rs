@@ -285,8 +285,12 @@ impl Append {
         Ok(())
     }
 
-    /// Moves the watermark over what arrived, here and now. Blocks.
+    /// Moves the watermark over what arrived, here and now; not while paused, when the record may
+    /// be another's. Blocks.
     pub(crate) fn publish_now(&mut self) -> Result<(), DiskError> {
+        if self.paused {
+            return Ok(());
+        }
         if self.unpublished() > 0 || (self.amended && !self.closed) {
             let upto = self.published + self.unpublished();
             let result = self.ledger.publish(Offset(upto));
@@ -309,9 +313,6 @@ impl Append {
 impl Drop for Append {
     /// For a request whose task was dropped: rare enough to do it here, whatever it takes.
     fn drop(&mut self) {
-        if self.paused {
-            return;
-        }
         if let Err(error) = self.publish_now() {
             tracing::error!(%error, "bytes that arrived are not kept");
         }
@@ -326,5 +327,47 @@ async fn joined(publishing: &mut Option<Publishing>) -> Result<(), DiskError> {
             Err(panicked) => Err(DiskError::new("publish", "", io::Error::other(panicked))),
         },
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::receive::{NewData, Open, Receiving};
+    use shared::record::{self, Record};
+    use shared::spool::{Options, Spool};
+    use shared::time::UnixTime;
+
+    use super::*;
+    use crate::writers::Writers;
+
+    #[tokio::test]
+    async fn a_writer_that_paused_does_not_touch_what_another_process_made_of_the_upload() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = Arc::new(Spool::open(&dir.path().join("s"), Options::default()).unwrap());
+        let record = Record::new(None, UnixTime::now());
+        let receiving = NewData::create(&spool)
+            .unwrap()
+            .into_receiving(record)
+            .unwrap();
+        let id = receiving.id();
+        let writers = Arc::new(Writers::default());
+        let held = Held {
+            ledger: Ledger::of_receiving(&spool, Box::new(receiving)).unwrap(),
+            seat: writers.take_seat(id).await.unwrap(),
+            is_new: false,
+        };
+        let mut silent = Append::new(held, 5, true);
+        silent.set_length(Length(5)).unwrap();
+        assert!(silent.pause());
+        let Open::Held(mut other) = Receiving::open(&spool, id, UnixTime::now()).unwrap() else {
+            panic!("still locked")
+        };
+        other.data().write_all_at(b"hell", 0).unwrap();
+        other.advance(Offset(4), UnixTime::now()).unwrap();
+        silent.publish_now().unwrap();
+        assert!(matches!(silent.resume(), Err(Lost::ToAnother)));
+        drop(silent);
+        let record = record::read(&spool.layout().record(id, shared::layout::RecordAt::Uploads));
+        assert_eq!(record.unwrap().offset, Offset(4));
     }
 }

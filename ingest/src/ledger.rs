@@ -5,6 +5,7 @@
 //! being moved on another thread.
 
 use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -36,6 +37,9 @@ enum Files {
     Receiving(Box<Receiving>),
     /// Handed over, or half created: nothing can be done with it here.
     Closed,
+    /// A publication failed. Another sync would answer that lost bytes are safe, so there is none,
+    /// whoever asks: the writer at its end, or a task that was dropped while this was going on.
+    Failed(io::ErrorKind),
 }
 
 /// Why a writer that paused cannot go on.
@@ -102,7 +106,7 @@ impl Ledger {
         match &*self.files() {
             Files::New(_, record) => Some(Record::clone(record)),
             Files::Receiving(receiving) => Some(receiving.record().clone()),
-            Files::Closed => None,
+            Files::Closed | Files::Failed(_) => None,
         }
     }
 
@@ -114,7 +118,7 @@ impl Ledger {
         match &mut *self.files() {
             Files::New(_, record) => record.length = Some(length),
             Files::Receiving(receiving) => receiving.set_length(length)?,
-            Files::Closed => {}
+            Files::Closed | Files::Failed(_) => {}
         }
         Ok(())
     }
@@ -128,7 +132,7 @@ impl Ledger {
         match &mut *self.files() {
             Files::New(_, record) => record.flagged = flagged,
             Files::Receiving(receiving) => receiving.set_flagged(flagged)?,
-            Files::Closed => {}
+            Files::Closed | Files::Failed(_) => {}
         }
         Ok(())
     }
@@ -141,13 +145,23 @@ impl Ledger {
     /// reports lost bytes once and answers 0 the next time.
     pub(crate) fn publish(&self, upto: Offset) -> Result<(), DiskError> {
         let mut files = self.files();
+        let published = self.publish_to(&mut files, upto);
+        if let Err(error) = &published {
+            *files = Files::Failed(error.kind());
+        }
+        published
+    }
+
+    fn publish_to(&self, files: &mut Files, upto: Offset) -> Result<(), DiskError> {
         let was_new = matches!(*files, Files::New(..));
-        *files = match std::mem::replace(&mut *files, Files::Closed) {
+        *files = match std::mem::replace(files, Files::Closed) {
             Files::New(new, record) => Files::Receiving(Box::new(new.into_receiving(*record)?)),
             found => found,
         };
-        let Files::Receiving(receiving) = &mut *files else {
-            return Ok(());
+        let receiving = match files {
+            Files::Receiving(receiving) => receiving,
+            Files::Failed(kind) => return Err(self.has_failed(*kind)),
+            Files::New(..) | Files::Closed => return Ok(()),
         };
         if was_new && upto.0 == 0 {
             return receiving.sync_creation();
@@ -187,15 +201,20 @@ impl Ledger {
                 receiving.hand_over(Offset(length.0), now)?;
             }
             Files::Closed => {}
+            Files::Failed(kind) => return Err(self.has_failed(kind)),
         }
         Ok(())
+    }
+
+    fn has_failed(&self, kind: io::ErrorKind) -> DiskError {
+        DiskError::new("publish after a failure", &self.path, kind.into())
     }
 
     /// Lets other processes have the upload while nothing comes; whether they may now.
     pub(crate) fn pause(&self) -> bool {
         match &*self.files() {
             Files::Receiving(receiving) => receiving.pause().is_ok(),
-            Files::New(..) | Files::Closed => false,
+            Files::New(..) | Files::Closed | Files::Failed(_) => false,
         }
     }
 
@@ -216,5 +235,49 @@ impl Ledger {
 
     fn files(&self) -> MutexGuard<'_, Files> {
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::failpoint;
+    use shared::id::UploadId;
+    use shared::lookup::{self, State};
+    use shared::spool::Options;
+
+    use super::*;
+
+    fn open_ledger(dir: &tempfile::TempDir) -> (Arc<Spool>, UploadId, Ledger) {
+        let spool = Arc::new(Spool::open(&dir.path().join("s"), Options::default()).unwrap());
+        let record = Record::new(Some(Length(5)), UnixTime::now());
+        let receiving = NewData::create(&spool)
+            .unwrap()
+            .into_receiving(record)
+            .unwrap();
+        let id = receiving.id();
+        let ledger = Ledger::of_receiving(&spool, Box::new(receiving)).unwrap();
+        (spool, id, ledger)
+    }
+
+    #[test]
+    fn after_a_failed_publication_nothing_is_published_or_handed_over() {
+        use std::os::unix::fs::FileExt as _;
+
+        let dir = tempfile::tempdir().unwrap();
+        let (spool, id, ledger) = open_ledger(&dir);
+        ledger.data().write_all_at(b"hello", 0).unwrap();
+        {
+            let _failing = failpoint::scoped("advance.data_synced=error:EIO").unwrap();
+            assert!(ledger.publish(Offset(5)).is_err());
+        }
+        // The kernel would say yes to all of these now.
+        assert!(ledger.publish(Offset(5)).is_err());
+        assert!(ledger.hand_over(Length(5)).is_err());
+        drop(ledger);
+        let found = lookup::find(&spool, id).unwrap().unwrap();
+        assert_eq!(
+            (found.state(), found.record.offset),
+            (State::Receiving, Offset(0))
+        );
     }
 }

@@ -33,11 +33,16 @@ pub(super) async fn receive(
     };
     let mut body = request.exchange.take_body();
     let (patience, metrics) = (&ingest.patience, &ingest.metrics);
-    let end = body::receive(&mut body, &mut append, &mut hasher, patience, metrics).await;
+    let mut end = body::receive(&mut body, &mut append, &mut hasher, patience, metrics).await;
     drop(body);
+    // A body can end in the silence in which the lock was given up: nothing is done without it.
+    if let Err(lost) = append.resume() {
+        end = End::Lost(lost);
+    }
     let (counted, came) = (counted_as(&end), append.position().0 - plan.at.0);
     log(&end);
-    let lost = matches!(end, End::Lost(_));
+    // What could not be made to count must not be handed over.
+    let lost = matches!(end, End::Lost(_) | End::Disk(_));
     let (mut append, ended) = match end {
         End::Complete(trailers) => verify(append, plan, hasher, trailers.as_ref()).await?,
         other => (append, Err(refusal(&other, &plan.room.beyond))),
