@@ -17,6 +17,7 @@ use self::args::{Draft, LimitArgs};
 pub use self::hooks::Hooks;
 use crate::cors::{Cors, InvalidOrigin};
 use crate::draft::version::Drafts;
+use crate::hooks::InvalidHook;
 use crate::location::{InvalidFlag, Locator, TrustedProxies};
 use crate::tus::capabilities::{Capabilities, Extensions};
 use crate::tus::metadata::{FileNameRule, MetadataRules};
@@ -98,6 +99,9 @@ pub enum InvalidConfig {
     /// A limit of zero would refuse everything.
     #[error("{0} must not be 0")]
     Zero(&'static str),
+    /// A hook that can never work.
+    #[error("{0}: {1}")]
+    Hook(&'static str, InvalidHook),
     /// A length that no file can have.
     #[error("--max-size is larger than a file can be")]
     TooLarge,

@@ -4,15 +4,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use admin::IngestMetrics;
 use shared::id::UploadId;
+use shared::record::Record;
 use tokio_util::sync::CancellationToken;
 
 use crate::body::Patience;
 use crate::config::Config;
 use crate::cors::Cors;
 use crate::draft::version::Drafts;
+use crate::hooks::on_create::{Asker, OnCreate};
 use crate::location::Locator;
 use crate::routes::Request;
 use crate::tus::capabilities::Capabilities;
+use crate::tus::refusal::Refusal;
 use crate::uploads::Uploads;
 
 /// The server's state behind every request.
@@ -25,6 +28,7 @@ pub(crate) struct Ingest {
     pub(crate) uploads: Uploads,
     pub(crate) patience: Patience,
     pub(crate) metrics: IngestMetrics,
+    pub(crate) on_create: Option<OnCreate>,
     /// Whether clients are told why processing failed.
     pub(crate) show_failures: bool,
     warned_of_proxy: AtomicBool,
@@ -49,9 +53,30 @@ impl Ingest {
                 cut,
             },
             metrics,
+            on_create: config.hooks.on_create.clone(),
             show_failures: config.hooks.show_failures,
             warned_of_proxy: AtomicBool::new(false),
         }
+    }
+
+    /// Asks `--on-create`, if there is one, whether this upload may begin, and notes in its record
+    /// what is to be kept with it. To be done before anything of it exists and its body is read.
+    pub(crate) async fn ask_to_create(
+        &self,
+        id: UploadId,
+        request: &Request,
+        record: &mut Record,
+    ) -> Result<(), Refusal> {
+        let Some(on_create) = &self.on_create else {
+            return Ok(());
+        };
+        let asker = Asker {
+            path: &request.path,
+            remote: request.exchange.peer,
+            headers: &request.headers,
+        };
+        record.rest.server_metadata = on_create.ask(id, record, asker).await?;
+        Ok(())
     }
 
     /// The URL of a new upload for the client of this request.

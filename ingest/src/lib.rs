@@ -12,6 +12,8 @@ pub mod tus;
 
 pub mod net;
 
+mod hooks;
+
 mod append;
 mod assemble;
 mod assembler;

@@ -171,9 +171,9 @@ impl Uploads {
 
     /// Gives a new upload its data file and takes it for writing. Its record comes with its first
     /// commit; until then nobody finds it, and who dies leaves an orphan to the janitor.
-    pub(crate) async fn create(&self, record: Record) -> Result<(UploadId, Held), IngestError> {
-        let new = NewData::create(&self.spool)?;
-        let id = new.id();
+    pub(crate) async fn create(&self, id: UploadId, record: Record) -> Result<Held, IngestError> {
+        // Ids are random: one that is taken is a janitor's doing, and the client may come again.
+        let new = NewData::create_as(&self.spool, id)?.ok_or(Refusal::Locked)?;
         let own_bytes = record.length.filter(|_| !record.is_final());
         if let Err(error) = self.space.reserve(new.data(), &new.data_path(), own_bytes) {
             new.discard()?;
@@ -187,14 +187,11 @@ impl Uploads {
             .await
             .map_err(|_| Refusal::Locked)?;
         let ledger = Ledger::of_new(&self.spool, new, record)?;
-        Ok((
-            id,
-            Held {
-                ledger,
-                seat,
-                is_new: true,
-            },
-        ))
+        Ok(Held {
+            ledger,
+            seat,
+            is_new: true,
+        })
     }
 
     /// Makes a new upload durable before anything is written to it.

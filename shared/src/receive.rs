@@ -35,23 +35,33 @@ impl NewData {
     /// As open(2) and flock(2).
     pub fn create(spool: &Arc<Spool>) -> Result<Self, DiskError> {
         loop {
-            let id = UploadId::generate();
-            let path = spool.layout().data(id, DataAt::Uploads);
-            let file = match spool.create_file(&path) {
-                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => continue,
-                result => result?,
-            };
-            if let TryLock::Held(lock) = DataLock::try_lock_file(file, &path)? {
-                let new = Self {
-                    spool: Arc::clone(spool),
-                    id,
-                    lock,
-                };
-                failpoint::hit(Failpoint::CreateDataMade).on("create", &path)?;
+            if let Some(new) = Self::create_as(spool, UploadId::generate())? {
                 return Ok(new);
             }
-            // A janitor with no patience holds or has removed it: take another name.
         }
+    }
+
+    /// Creates and locks the data file of a new upload whose id was generated before. `None` if
+    /// the name is taken, or was taken away at once by a janitor with no patience.
+    ///
+    /// # Errors
+    /// As open(2) and flock(2).
+    pub fn create_as(spool: &Arc<Spool>, id: UploadId) -> Result<Option<Self>, DiskError> {
+        let path = spool.layout().data(id, DataAt::Uploads);
+        let file = match spool.create_file(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return Ok(None),
+            result => result?,
+        };
+        let TryLock::Held(lock) = DataLock::try_lock_file(file, &path)? else {
+            return Ok(None);
+        };
+        let new = Self {
+            spool: Arc::clone(spool),
+            id,
+            lock,
+        };
+        failpoint::hit(Failpoint::CreateDataMade).on("create", &path)?;
+        Ok(Some(new))
     }
 
     /// The new upload's id.

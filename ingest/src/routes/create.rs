@@ -80,12 +80,14 @@ pub(super) async fn carry_out(
         true => ingest.uploads.admit_final(bytes)?,
         false => ingest.uploads.admit(bytes)?,
     }
-    let record = new_record(&plan, UnixTime::now());
-    let (id, held) = ingest.uploads.create(record.clone()).await?;
-    ingest.metrics.upload(UploadEvent::Created);
+    let mut record = new_record(&plan, UnixTime::now());
+    let id = UploadId::generate();
     let location = ingest.locate(request, id);
     let span = tracing::info_span!("create", upload_id = %id);
     let filled = async {
+        ingest.ask_to_create(id, request, &mut record).await?;
+        let held = ingest.uploads.create(id, record.clone()).await?;
+        ingest.metrics.upload(UploadEvent::Created);
         tracing::info!(length = plan.length.map(|length| length.0), "created");
         let interim = early.and_then(|early| early(&location));
         let held = match interim {

@@ -157,6 +157,9 @@ pub enum Refusal {
         /// One printable line.
         text: String,
     },
+    /// The operator's `--on-create` did not say yes or no: it failed, or took too long.
+    #[error("it cannot be decided now whether this upload may begin")]
+    Undecided,
     /// Something failed here that is not the client's business; the log tells what.
     #[error("internal error")]
     Internal,
@@ -222,7 +225,7 @@ impl Refusal {
             Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::InsufficientStorage => StatusCode::INSUFFICIENT_STORAGE,
-            Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Draining | Self::Undecided => StatusCode::SERVICE_UNAVAILABLE,
             Self::Rejected { status, .. } => *status,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -266,6 +269,7 @@ impl Refusal {
             Self::InsufficientStorage => "insufficient_storage",
             Self::Draining => "shutting_down",
             Self::Rejected { .. } => "rejected",
+            Self::Undecided => "undecided",
             Self::Internal => "internal_error",
         }
     }
@@ -283,6 +287,7 @@ impl Refusal {
             | Self::BodyBroken
             | Self::InsufficientStorage
             | Self::Draining
+            | Self::Undecided
             | Self::Internal => true,
             Self::Rejected { status, .. } => status.is_server_error(),
             Self::UnsupportedVersion
@@ -339,7 +344,7 @@ impl Refusal {
             set(&mut fields, "allow", allow);
         }
         // tus-js-client has delays of its own; others need a hint, or they hammer.
-        if let Self::Locked | Self::Draining = self {
+        if let Self::Locked | Self::Draining | Self::Undecided = self {
             set(&mut fields, "retry-after", "1");
         }
         set(

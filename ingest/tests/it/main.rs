@@ -8,6 +8,7 @@ mod connections;
 mod create;
 mod draft;
 mod http;
+mod on_create;
 mod resume;
 mod server;
 mod shutdown;

@@ -48,6 +48,7 @@ fn all() -> Vec<Refusal> {
         R::InsufficientStorage,
         R::Draining,
         R::rejected(422, "no cats"),
+        R::Undecided,
         R::Internal,
     ];
     let kinds: HashSet<_> = one_of_each.iter().map(std::mem::discriminant).collect();
@@ -75,7 +76,7 @@ fn every_refusal_is_an_error_with_one_printable_line_and_a_code_of_its_own() {
         );
         assert!(codes.insert(refusal.code()), "{} twice", refusal.code());
     }
-    assert_eq!(codes.len(), 35, "a new variant belongs into all()");
+    assert_eq!(codes.len(), 36, "a new variant belongs into all()");
 }
 
 #[test]
