@@ -17,6 +17,7 @@ use shared::durable::{self, DiskError, OnPath};
 use shared::id::UploadId;
 use shared::layout::{DataAt, Dir, Entry, RecordAt, classify};
 use shared::orphan;
+use shared::record::{self, Place};
 use shared::spool::Spool;
 use shared::time::UnixTime;
 
@@ -155,6 +156,8 @@ impl Sweep<'_> {
                 let record = layout.record(id, RecordAt::Failed);
                 self.leftover(id, &layout.reason(id), &[data, record])
             }
+            // A running command's result, perhaps; it may have been written hours ago.
+            Entry::Temp(id) if dir == Dir::Claimed && self.is_claimed(id) => Ok(()),
             Entry::Temp(id) => self.leftover(id, &entry.path(), &[]),
             Entry::Event(_) => Ok(()),
             Entry::Foreign => {
@@ -256,6 +259,11 @@ impl Sweep<'_> {
         };
         let path = self.spool.layout().record(id, RecordAt::Receipts);
         self.obey(id, sight, |deeds, _| deeds.to_file(&path))
+    }
+
+    fn is_claimed(&self, id: UploadId) -> bool {
+        let record = record::read(&self.spool.layout().record(id, RecordAt::Completed));
+        record.is_ok_and(|record| record.place == Place::Claimed)
     }
 
     /// A file that means nothing without one of those beside it.

@@ -269,15 +269,25 @@ fn a_consumer_that_dies_costs_an_attempt_and_the_last_one_makes_a_dead_letter() 
 fn a_claim_that_was_taken_away_touches_nothing() {
     let case = case();
     let claim = case.claim();
-    let stolen = case
-        .spool
-        .layout()
-        .data(case.id, DataAt::Claimed(ClaimId::generate()));
-    durable::rename(&claim.path(), &stolen).unwrap();
-    let before = case.names();
+    // As a network filesystem can lose it.
+    claim.lock.unlock(&claim.path()).unwrap();
+    assert!(matches!(case.recover()[..], [Orphan::Requeued]));
+    let _other = case.claim();
     assert!(!claim.is_ours().unwrap());
+    let before = case.names();
     assert_eq!(claim.delivered(None, None, now(4)).unwrap(), Settled::Lost);
     assert_eq!(case.names(), before);
+}
+
+#[test]
+fn a_hook_that_moves_the_file_away_itself_has_delivered_it() {
+    let case = case();
+    let claim = case.claim();
+    let to = tempfile::tempdir().unwrap();
+    std::fs::rename(claim.path(), to.path().join("moved")).unwrap();
+    assert_eq!(claim.delivered(None, None, now(4)).unwrap(), Settled::Done);
+    assert_eq!(case.names(), ["receipts/ID.meta"]);
+    assert_eq!(case.record().place, Place::Delivered);
 }
 
 #[test]

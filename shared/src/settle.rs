@@ -16,7 +16,7 @@ use crate::failpoint::{self, Failpoint};
 use crate::id::UploadId;
 use crate::layout::{DataAt, Dir, NOT_BEFORE_MAX, RecordAt};
 use crate::lock::DataLock;
-use crate::record::{Attempt, Place, Record, RecordError};
+use crate::record::{self, Attempt, Place, Record, RecordError};
 use crate::spool::Spool;
 use crate::time::UnixTime;
 
@@ -55,7 +55,7 @@ impl Claim {
         result: Option<Value>,
         now: UnixTime,
     ) -> Result<Settled, DiskError> {
-        if !self.is_ours()? {
+        if !self.is_ours()? && !self.is_still_told() {
             return Ok(Settled::Lost);
         }
         let path = self.path();
@@ -195,6 +195,14 @@ impl Claim {
             self.spool
                 .replace_record(path, Dir::Claimed, self.id, &self.record, durably)?;
         Ok(())
+    }
+
+    /// Whether the record still tells of this claim. Who takes a claim away rewrites the record
+    /// before the data moves; so if it does and the data is gone, the hook has moved it itself
+    /// (`mv "$UPLOAD_FILE" …`), and that it succeeded means delivered.
+    fn is_still_told(&self) -> bool {
+        let record = record::read(&self.record_path());
+        record.is_ok_and(|record| record.data_at() == Some(DataAt::Claimed(self.claim)))
     }
 
     /// Last of all: a state without data tells every consumer that a settling was cut short.

@@ -302,6 +302,21 @@ fn what_crashes_leave_goes_after_its_grace() {
 }
 
 #[test]
+fn the_result_of_a_command_that_still_runs_stays() {
+    let spool = Fixture::new();
+    let id = spool.completed();
+    let claim = spool.claim(id);
+    let result = spool.layout().temp(Dir::Claimed, id, ClaimId::generate());
+    std::fs::write(&result, "result").unwrap();
+    spool.pass_after(2 * HOUR);
+    assert!(result.exists());
+    drop(claim);
+    spool.pass_after(2 * HOUR);
+    spool.pass_after(2 * HOUR);
+    assert!(!result.exists());
+}
+
+#[test]
 fn a_record_whose_data_is_claimed_deferred_or_held_stays() {
     let spool = Fixture::new();
     let (deferred, held, claimed) = (spool.deferred(), spool.completed(), spool.completed());
@@ -310,7 +325,7 @@ fn a_record_whose_data_is_claimed_deferred_or_held_stays() {
     // The hint in the record is no more than that.
     for id in [deferred, held, claimed] {
         let path = spool.layout().record(id, RecordAt::Completed);
-        let (file, mut record) = shared::record::RecordFile::open(path).unwrap();
+        let (file, mut record) = record::RecordFile::open(path).unwrap();
         record.set_place(DataAt::Completed);
         file.write_head(&record).unwrap();
     }
