@@ -187,13 +187,15 @@ impl Receiving {
         let path = spool.layout().record(id, RecordAt::Uploads);
         match spool.open_record(path, Dir::Uploads, id) {
             Ok((file, record)) if !record.place.is_ending() && !record.is_received() => {
-                Ok(Open::Held(Box::new(Self {
+                let mut held = Self {
                     spool: Arc::clone(spool),
                     id,
                     lock,
                     file,
                     record,
-                })))
+                };
+                held.forget_what_is_missing()?;
+                Ok(Open::Held(Box::new(held)))
             }
             Err(RecordError::Disk(error)) if !error.is_missing() => Err(error),
             _ => {
@@ -357,6 +359,17 @@ impl Receiving {
         let announce = self.record.rest.announce;
         handover::publish(&self.spool, self.id, self.file.path(), announce)?;
         Ok(self.record)
+    }
+
+    /// A power cut can take bytes that were not synced and leave the record that tells of them.
+    /// What is written behind them would complete an upload with a hole.
+    fn forget_what_is_missing(&mut self) -> Result<(), DiskError> {
+        let size = self.data().metadata().on("stat", &self.data_path())?.len();
+        if self.record.offset.0 <= size {
+            return Ok(());
+        }
+        tracing::error!(upload_id = %self.id, "bytes are missing; the client is asked for all");
+        self.change(handover::forget_bytes)
     }
 
     /// After a sync of the data that failed: takes the watermark back over what it covered without

@@ -247,3 +247,16 @@ fn after_a_failed_sync_nobody_finds_unsynced_bytes_received_in_full() {
         assert_eq!(found.record.offset, Offset(offset), "{durability:?}");
     }
 }
+
+#[test]
+fn nothing_is_appended_behind_bytes_that_are_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = spool(&dir);
+    let mut patch = create(&spool, 10);
+    let id = patch.id();
+    patch.data().write_all_at(b"hello", 0).unwrap();
+    patch.advance(Offset(5), now(2)).unwrap();
+    patch.data().set_len(3).unwrap();
+    drop(patch);
+    assert_eq!(opened(&spool, id).record().offset, Offset(0));
+}
