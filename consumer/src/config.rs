@@ -136,7 +136,16 @@ pub enum ConfigError {
     CurrentDirectory(std::io::Error),
 }
 
+/// Beyond a command's timeout and grace, how long its consumer may need to end it.
+const DEADLINE_SLACK: Duration = Duration::from_secs(5);
+
 impl Config {
+    /// From the start of a command to when it certainly should have ended.
+    #[must_use]
+    pub fn allowed(&self) -> Duration {
+        self.hook_timeout + self.kill_grace + DEADLINE_SLACK
+    }
+
     /// Checks the arguments against each other and the world. Touches nothing.
     ///
     /// # Errors

@@ -32,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 use self::output::{Lines, Tail};
 use crate::outcome::End;
 
-pub use self::family::{CLAIM_VARIABLE, adopt_orphans, sweep};
+pub use self::family::{CLAIM_VARIABLE, adopt_orphans, end_by_claim, sweep};
 pub use self::output::TAIL_BYTES;
 
 /// How long after a command's end its output is still waited for. Everything that could write is

@@ -6,7 +6,7 @@
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use admin::ConsumerMetrics;
 use admin::consumer::{Claimed, Step};
@@ -33,9 +33,6 @@ use crate::template::CommandTemplate;
 /// Largest result that is kept for the client, in bytes. It lives in the receipt, which every
 /// HEAD and GET reads.
 pub const RESULT_BYTES_MAX: u64 = 16 * 1024;
-
-/// Beyond a command's timeout and grace, how long its consumer may need to end it.
-const DEADLINE_SLACK: Duration = Duration::from_secs(30);
 
 /// What all jobs of a process share.
 #[derive(Debug)]
@@ -150,7 +147,8 @@ impl Workshop {
             }
             Verdict::Retry => match self.config.backoff.next(claim.attempt(), chance) {
                 Next::After(delay) => {
-                    let not_before = now.plus(delay + Duration::from_millis(999)).as_secs();
+                    // Whole seconds in the name; rounding down keeps short delays short.
+                    let not_before = now.plus(delay).as_secs();
                     tracing::warn!(
                         error,
                         delay_s = delay.as_secs_f64(),
@@ -270,9 +268,9 @@ impl Workshop {
     fn write_down(&self, claim: &mut Claim, pid: Pid) -> io::Result<()> {
         let id = pid.as_raw().unsigned_abs();
         let group = host::started_ticks(id).map(|started_ticks| ProcessGroup { id, started_ticks });
-        let allowed = self.config.hook_timeout + self.config.kill_grace + DEADLINE_SLACK;
+        let deadline = UnixTime::now().plus(self.config.allowed());
         claim
-            .set_group(group, Some(UnixTime::now().plus(allowed)))
+            .set_group(group, Some(deadline))
             .map_err(io::Error::other)?;
         failpoint::hit(Failpoint::HookStarted)
     }

@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
@@ -17,10 +18,14 @@ use shared::orphan::{self, Orphan, Rules};
 use shared::spool::Spool;
 use shared::time::UnixTime;
 
+use crate::hook;
+
 /// Looks through `claimed/` again and again.
 #[derive(Debug)]
 pub struct Recovery {
     rules: Rules,
+    /// How long a claim may be held whose command was not written down.
+    allowed: Duration,
     /// Claims past their deadline on other hosts that have been reported.
     reported: HashSet<ClaimId>,
 }
@@ -32,16 +37,20 @@ enum Overdue {
     No,
     /// End this process group.
     End(u32),
+    /// Its consumer died between starting the command and writing it down: end whatever has the
+    /// claim in its environment.
+    Search,
     /// Its processes are out of reach: another host or boot.
     Elsewhere,
 }
 
 impl Recovery {
-    /// By these rules.
+    /// By these rules. `allowed`: how long a command may take in all.
     #[must_use]
-    pub fn new(rules: Rules) -> Self {
+    pub fn new(rules: Rules, allowed: Duration) -> Self {
         Self {
             rules,
+            allowed,
             reported: HashSet::new(),
         }
     }
@@ -91,7 +100,7 @@ impl Recovery {
     }
 
     fn look_at_deadline(&mut self, claim: ClaimId, state: &ClaimState, now: UnixTime) {
-        match overdue(state, now, Host::this(), host::started_ticks) {
+        match overdue(state, now, self.allowed, Host::this(), host::started_ticks) {
             Overdue::No => {}
             Overdue::End(group) => {
                 tracing::error!(
@@ -102,6 +111,13 @@ impl Recovery {
                 if let Ok(group) = group {
                     killpg(group, Signal::SIGKILL).ok();
                 }
+            }
+            Overdue::Search => {
+                let ended = hook::end_by_claim(claim);
+                tracing::error!(
+                    ended,
+                    "a command outlived its consumer and its time; ending it"
+                );
             }
             Overdue::Elsewhere if self.reported.insert(claim) => tracing::error!(
                 host = state.host,
@@ -118,13 +134,24 @@ impl Recovery {
 fn overdue(
     state: &ClaimState,
     now: UnixTime,
+    allowed: Duration,
     here: &Host,
     started_ticks: impl Fn(u32) -> Option<u64>,
 ) -> Overdue {
-    if state.deadline.is_none_or(|deadline| now <= deadline) {
+    let is_here = state.host == here.name && state.boot == here.boot;
+    let Some(deadline) = state.deadline else {
+        let orphaned = is_here && started_ticks(state.pid).is_none();
+        let late = state.claimed_at.plus(allowed) < now;
+        return if orphaned && late {
+            Overdue::Search
+        } else {
+            Overdue::No
+        };
+    };
+    if now <= deadline {
         return Overdue::No;
     }
-    if state.host != here.name || state.boot != here.boot {
+    if !is_here {
         return Overdue::Elsewhere;
     }
     match state.group {
@@ -175,18 +202,14 @@ mod tests {
             boot: "now".to_owned(),
         };
         let started = |pid| (pid == 7).then_some(70);
-        overdue(state, UnixTime::from_secs(now), &here, started)
+        let allowed = Duration::from_secs(50);
+        overdue(state, UnixTime::from_secs(now), allowed, &here, started)
     }
 
     #[test]
     fn only_the_recorded_processes_of_this_boot_are_ended_and_only_past_the_deadline() {
         assert_eq!(judge(&state(), 200), Overdue::No);
         assert_eq!(judge(&state(), 201), Overdue::End(7));
-        let without = ClaimState {
-            deadline: None,
-            ..state()
-        };
-        assert_eq!(judge(&without, u64::MAX), Overdue::No);
         let later = Some(ProcessGroup {
             id: 7,
             started_ticks: 71,
@@ -225,6 +248,24 @@ mod tests {
             ),
             Overdue::No
         );
+    }
+
+    #[test]
+    fn what_was_not_written_down_is_searched_for_once_its_consumer_is_dead_and_its_time_over() {
+        let without = |pid| ClaimState {
+            deadline: None,
+            group: None,
+            pid,
+            ..state()
+        };
+        assert_eq!(judge(&without(1), 150), Overdue::No);
+        assert_eq!(judge(&without(1), 151), Overdue::Search);
+        assert_eq!(judge(&without(7), 151), Overdue::No, "its consumer lives");
+        let there = ClaimState {
+            host: "there".to_owned(),
+            ..without(1)
+        };
+        assert_eq!(judge(&there, 151), Overdue::No);
     }
 
     #[test]

@@ -186,14 +186,17 @@ async fn end_now(shutdown: &Shutdown, all_gone: &mut mpsc::Receiver<()>) {
 fn finish(crew: &Crew, until: Until) -> Result<Exit, Failure> {
     let tally = crew.ledger.tally();
     let Tally {
+        claimed,
+        missed,
         delivered,
         deferred,
         dead,
         put_back,
         lost,
-        ..
     } = tally;
-    tracing::info!(delivered, deferred, dead, put_back, lost, "ended");
+    tracing::info!(
+        claimed, missed, delivered, deferred, dead, put_back, lost, "ended"
+    );
     if let Some((exit, why)) = crew.ledger.ending() {
         return Err(Failure::new(exit, why));
     }
@@ -209,10 +212,11 @@ fn finish(crew: &Crew, until: Until) -> Result<Exit, Failure> {
 }
 
 fn recovery(config: &Config, probe: &Probe) -> Recovery {
-    Recovery::new(OrphanRules {
+    let rules = OrphanRules {
         lease: probe.is_network().then_some(config.lease),
         max_attempts: config.backoff.attempts_max,
-    })
+    };
+    Recovery::new(rules, config.allowed())
 }
 
 fn crew(

@@ -61,6 +61,8 @@ pub struct Tally {
     pub put_back: u64,
     /// Claims that were lost to others, or could not be settled.
     pub lost: u64,
+    /// Uploads that others had claimed first.
+    pub missed: u64,
 }
 
 impl Ledger {
@@ -108,8 +110,8 @@ impl Crew {
             let (id, at) = (task.candidate.id, task.candidate.at);
             match claim::try_claim(&task.spool, id, at, UnixTime::now()) {
                 Ok(TryClaim::Claimed(claim)) => self.work_on(task, *claim),
-                Ok(TryClaim::Busy) => self.lost(task, Miss::Busy),
-                Ok(TryClaim::Gone) => self.lost(task, Miss::Gone),
+                Ok(TryClaim::Busy) => self.miss(task, Miss::Busy),
+                Ok(TryClaim::Gone) => self.miss(task, Miss::Gone),
                 Ok(TryClaim::Torn(reason)) => {
                     tracing::error!(upload_id = %id, reason, "torn; it lies in failed/");
                     self.queue.missed(task, Miss::Gone);
@@ -125,8 +127,9 @@ impl Crew {
     }
 
     /// Somebody else was faster.
-    fn lost(&self, task: Task, miss: Miss) {
+    fn miss(&self, task: Task, miss: Miss) {
         self.workshop.metrics.claim(Claimed::Lost);
+        self.ledger.entries().tally.missed += 1;
         self.queue.missed(task, miss);
     }
 

@@ -102,6 +102,23 @@ pub fn sweep() -> usize {
     doomed
 }
 
+/// Ends every process of this host that has the claim in its environment; returns how many.
+/// Expensive, as it looks at all processes.
+pub fn end_by_claim(claim: ClaimId) -> usize {
+    let Ok(processes) = std::fs::read_dir("/proc") else {
+        return 0;
+    };
+    let own = nix::unistd::getpid();
+    let pids = processes
+        .flatten()
+        .filter_map(|entry| pid(entry.file_name().to_str()?));
+    let theirs =
+        |pid: &Pid| *pid != own && describe(*pid).is_some_and(|stray| stray.claim == Some(claim));
+    pids.filter(theirs)
+        .filter(|pid| kill(*pid, Signal::SIGKILL).is_ok())
+        .count()
+}
+
 impl Family {
     fn is_doomed(&mut self, pid: Pid, stray: &Stray) -> bool {
         let owned = |(leader, claim): (&Pid, &ClaimId)| {

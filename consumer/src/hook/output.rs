@@ -7,6 +7,10 @@ const LINE_BYTES_MAX: usize = 4096;
 /// telling nobody anything; it goes on, but unheard.
 pub(super) const LOGGED_BYTES_MAX: usize = 1 << 20;
 
+/// Bytes of one stream of one run that are searched for lines at all; reading on costs next to
+/// nothing then.
+const SEARCHED_BYTES_MAX: u64 = 16 << 20;
+
 /// Bytes kept of the end of standard error, for the reason of a failure.
 pub const TAIL_BYTES: usize = 8 * 1024;
 
@@ -23,6 +27,10 @@ pub(super) struct Lines {
 impl Lines {
     /// Takes the next bytes and says each line that they complete.
     pub(super) fn push(&mut self, mut bytes: &[u8], say: &mut impl FnMut(&str)) {
+        if LOGGED_BYTES_MAX <= self.logged || SEARCHED_BYTES_MAX <= self.dropped {
+            self.dropped += bytes.len() as u64;
+            return;
+        }
         while let Some(end) = bytes.iter().position(|&b| b == b'\n') {
             let (line, rest) = bytes.split_at(end);
             self.extend(line);

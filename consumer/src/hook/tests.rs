@@ -306,6 +306,18 @@ fn a_second_signal_ends_without_grace_even_within_one() {
 }
 
 #[test]
+fn a_command_is_found_by_its_claim() {
+    let case = Case::new();
+    let script = "touch $D/ready; sleep 1000";
+    let report = case.run_until(&["/bin/sh", "-c", script], async {
+        case.appears("ready").await;
+        assert_eq!(end_by_claim(ClaimId::generate()), 0);
+        assert!(0 < end_by_claim(case.claim));
+    });
+    assert_eq!(report.end, End::Signalled(9));
+}
+
+#[test]
 fn a_command_that_cannot_be_written_down_is_not_left_running() {
     let case = Case::new();
     let run = Run {
