@@ -142,12 +142,34 @@ impl Look<'_> {
 
     fn unfinished(&self, record: &Record) -> Result<Found, DiskError> {
         Ok(match record.joined_into {
+            _ if record.is_assembling() && self.is_abandoned(record)? => Found::Receiving,
             _ if record.is_assembling() => Found::Assembling,
             Some(whole) if record.is_partial() && self.is_assembling(whole)? => Found::NamedPart,
             _ if record.is_partial() => Found::Part,
             _ if record.is_received() => Found::Received,
             _ => Found::Receiving,
         })
+    }
+
+    /// Whether a part of a final upload is open and nobody has gone on with it for as long as any
+    /// upload may be idle: then the final waits for ever, and its parts for it.
+    fn is_abandoned(&self, whole: &Record) -> Result<bool, DiskError> {
+        for part in &whole.rest.parts {
+            match record::read(&self.layout.record(*part, RecordAt::Uploads)) {
+                Ok(part) => {
+                    let full = part
+                        .length
+                        .is_some_and(|length| part.offset.reaches(length));
+                    let idle = self.now.since(last_trace(&part));
+                    if !full && self.policy.stale_upload < idle {
+                        return Ok(true);
+                    }
+                }
+                Err(RecordError::Disk(error)) if !error.is_missing() => return Err(error),
+                Err(_) => {}
+            }
+        }
+        Ok(false)
     }
 
     /// Whether a final upload may still need its parts. One that cannot be read may.
