@@ -284,7 +284,7 @@ fn a_hook_that_moves_the_file_away_itself_has_delivered_it() {
     let case = case();
     let claim = case.claim();
     let to = tempfile::tempdir().unwrap();
-    std::fs::rename(claim.path(), to.path().join("moved")).unwrap();
+    durable::rename(&claim.path(), &to.path().join("moved")).unwrap();
     assert_eq!(claim.delivered(None, None, now(4)).unwrap(), Settled::Done);
     assert_eq!(case.names(), ["receipts/ID.meta"]);
     assert_eq!(case.record().place, Place::Delivered);
