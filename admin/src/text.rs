@@ -1,5 +1,5 @@
 //! The two text formats that scrapers read: OpenMetrics 1.0 and, for who does not ask for it,
-//! Prometheus 0.0.4, where a counter's family is named like its sample, with `_total`.
+//! Prometheus 0.0.4, where a family is named like its sample, with `_total`, and knows no `info`.
 
 use std::fmt;
 
@@ -58,10 +58,14 @@ fn to_prometheus(open_metrics: &str) -> String {
         match (first, keyword) {
             (Some("#"), Some("HELP")) => help = Some(rest),
             (Some("#"), Some("TYPE")) => {
-                let total = if rest == "counter" { "_total" } else { "" };
+                let (suffix, kind) = match rest {
+                    "counter" => ("_total", rest),
+                    "info" => ("_info", "gauge"),
+                    _ => ("", rest),
+                };
                 let help = help.take().unwrap_or_default();
-                out.push_str(&format!("# HELP {name}{total} {help}\n"));
-                out.push_str(&format!("# TYPE {name}{total} {rest}\n"));
+                out.push_str(&format!("# HELP {name}{suffix} {help}\n"));
+                out.push_str(&format!("# TYPE {name}{suffix} {kind}\n"));
             }
             (Some("#"), _) => {}
             _ => {
@@ -77,6 +81,7 @@ fn to_prometheus(open_metrics: &str) -> String {
 mod tests {
     use prometheus_client::metrics::counter::Counter;
     use prometheus_client::metrics::gauge::Gauge;
+    use prometheus_client::metrics::info::Info;
 
     use super::*;
 
@@ -84,6 +89,7 @@ mod tests {
         let mut registry = Registry::with_prefix("p");
         registry.register("a", "First of all", Counter::<u64>::default());
         registry.register("b_bytes", "Second", Gauge::<i64>::default());
+        registry.register("c", "Third", Info::new([("d", "e")]));
         registry
     }
 
@@ -92,12 +98,14 @@ mod tests {
         assert_eq!(
             Format::OpenMetrics.encode(&registry()).unwrap(),
             "# HELP p_a First of all.\n# TYPE p_a counter\np_a_total 0\n\
-             # HELP p_b_bytes Second.\n# TYPE p_b_bytes gauge\np_b_bytes 0\n# EOF\n"
+             # HELP p_b_bytes Second.\n# TYPE p_b_bytes gauge\np_b_bytes 0\n\
+             # HELP p_c Third.\n# TYPE p_c info\np_c_info{d=\"e\"} 1\n# EOF\n"
         );
         assert_eq!(
             Format::Prometheus.encode(&registry()).unwrap(),
             "# HELP p_a_total First of all.\n# TYPE p_a_total counter\np_a_total 0\n\
-             # HELP p_b_bytes Second.\n# TYPE p_b_bytes gauge\np_b_bytes 0\n"
+             # HELP p_b_bytes Second.\n# TYPE p_b_bytes gauge\np_b_bytes 0\n\
+             # HELP p_c_info Third.\n# TYPE p_c_info gauge\np_c_info{d=\"e\"} 1\n"
         );
     }
 
