@@ -1,7 +1,6 @@
 //! One request's hold on one upload: the lock, the position, and the watermark that follows it.
 
 use std::io::{self, IoSlice};
-use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -11,6 +10,7 @@ use shared::id::UploadId;
 use shared::size::{Length, Offset};
 use tokio::task::JoinHandle;
 
+use crate::digests::read_digest;
 use crate::ledger::{Ledger, Lost};
 use crate::tus::checksum::Hasher;
 use crate::writers::{Seat, Wish};
@@ -29,6 +29,8 @@ pub(crate) struct Append {
     published: u64,
     /// Where the request or the upload ends.
     end: u64,
+    /// Nothing from here on is published before the hand-over.
+    ceiling: u64,
     /// Whether what arrives counts at once; not while a checksum must be verified first.
     counted: bool,
     publishing: Option<Publishing>,
@@ -74,6 +76,7 @@ impl Append {
             at,
             published: at,
             end,
+            ceiling: u64::MAX,
             counted,
             publishing: None,
             asked_again: false,
@@ -112,7 +115,7 @@ impl Append {
     /// Bytes that arrived, count, and lie above the watermark.
     pub(crate) fn unpublished(&self) -> u64 {
         if self.counted && !self.closed {
-            self.at - self.published
+            self.at.min(self.ceiling).saturating_sub(self.published)
         } else {
             0
         }
@@ -167,7 +170,8 @@ impl Append {
         if self.publishing.is_some() || self.unpublished() == 0 {
             return;
         }
-        let (ledger, upto) = (Arc::clone(&self.ledger), self.at);
+        let upto = self.published + self.unpublished();
+        let ledger = Arc::clone(&self.ledger);
         let job = tokio::task::spawn_blocking(move || ledger.publish(Offset(upto)));
         self.publishing = Some(Publishing {
             job,
@@ -248,27 +252,25 @@ impl Append {
     }
 
     /// The digest of what was written from `offset` on, read again. Blocks.
-    pub(crate) fn digest_from(
-        &self,
-        offset: Offset,
-        mut hasher: Hasher,
-    ) -> Result<Vec<u8>, DiskError> {
-        let mut buffer = vec![0; 1 << 20];
-        let mut at = offset.0;
-        while at < self.at {
-            let most = usize::try_from(self.at - at)
-                .unwrap_or(usize::MAX)
-                .min(buffer.len());
-            let read = self.ledger.data().read_at(&mut buffer[..most], at);
-            let n = read.on("read", self.ledger.path())?;
-            if n == 0 {
-                let short: io::Result<()> = Err(io::ErrorKind::UnexpectedEof.into());
-                short.on("read", self.ledger.path())?;
-            }
-            hasher.update(&buffer[..n]);
-            at += n as u64;
-        }
-        Ok(hasher.finish())
+    pub(crate) fn digest_from(&self, offset: Offset, hasher: Hasher) -> Result<Vec<u8>, DiskError> {
+        let (data, path) = (self.ledger.data(), self.ledger.path());
+        read_digest(data, path, offset, self.position(), hasher)
+    }
+
+    /// The upload's files.
+    pub(crate) fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// Nothing from `ceiling` on is published before the hand-over: something about the whole must
+    /// be checked first, and who finds an upload with all its bytes hands it over.
+    pub(crate) fn hold_back_from(&mut self, ceiling: u64) {
+        self.ceiling = ceiling;
+    }
+
+    /// Notes the digest of the whole for the record.
+    pub(crate) fn set_digest(&mut self, digest: String) -> Result<(), DiskError> {
+        self.ledger.set_digest(digest)
     }
 
     /// Notes a length that has just become known; durable with the next publication.
@@ -332,6 +334,8 @@ async fn joined(publishing: &mut Option<Publishing>) -> Result<(), DiskError> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::FileExt as _;
+
     use shared::receive::{NewData, Open, Receiving};
     use shared::record::{self, Record};
     use shared::spool::{Options, Spool};

@@ -22,6 +22,8 @@ use shared::size::{Length, Offset};
 use shared::spool::Spool;
 use shared::time::UnixTime;
 
+use crate::digests::{Digests, Finished};
+
 /// The watermark follows at the latest after so many bytes.
 const PUBLISH_BYTES: u64 = 1 << 30;
 /// Where the kernel does not copy between files.
@@ -36,7 +38,7 @@ pub(crate) enum Assembly {
     Waiting,
     /// Somebody else is at it, or at one of its parts.
     Busy,
-    /// A part is gone, so that it can never be complete: it has been ended.
+    /// A part is gone, or the whole is not what was declared: it has been ended.
     Impossible,
 }
 
@@ -74,7 +76,11 @@ pub(crate) fn is_needed(spool: &Spool, part: &Record) -> bool {
 }
 
 /// Brings a final upload as far as its parts allow. Blocks for as long as the copying takes.
-pub(crate) fn assemble(spool: &Arc<Spool>, id: UploadId) -> Result<Assembly, DiskError> {
+pub(crate) fn assemble(
+    spool: &Arc<Spool>,
+    digests: &Digests,
+    id: UploadId,
+) -> Result<Assembly, DiskError> {
     let mut whole = match Receiving::open(spool, id, UnixTime::now())? {
         Open::Held(whole) if whole.record().is_final() => whole,
         Open::Held(_) | Open::Missing => return Ok(Assembly::Done),
@@ -87,7 +93,10 @@ pub(crate) fn assemble(spool: &Arc<Spool>, id: UploadId) -> Result<Assembly, Dis
         match look(spool, *part)? {
             Part::Complete(length) => lengths.push(length.0),
             Part::Open => return Ok(Assembly::Waiting),
-            Part::Gone => return give_up(spool, whole, *part),
+            Part::Gone => {
+                tracing::error!(upload_id = %id, %part, "a part is gone: the upload is ended");
+                return give_up(spool, whole);
+            }
         }
     }
     let total = Length(lengths.iter().sum());
@@ -98,6 +107,10 @@ pub(crate) fn assemble(spool: &Arc<Spool>, id: UploadId) -> Result<Assembly, Dis
     for (part, length) in parts.iter().zip(lengths) {
         copy_part(spool, &mut whole, *part, start, length)?;
         start += length;
+    }
+    if !has_its_digest(digests, &mut whole, Offset(total.0))? {
+        tracing::error!(upload_id = %id, "not what its client declared: the upload is ended");
+        return give_up(spool, whole);
     }
     whole.hand_over(Offset(total.0), UnixTime::now())?;
     tracing::info!(upload_id = %id, parts = parts.len(), length = total.0, "assembled");
@@ -124,10 +137,27 @@ fn look(spool: &Spool, part: UploadId) -> Result<Part, DiskError> {
     }
 }
 
-fn give_up(spool: &Spool, whole: Box<Receiving>, part: UploadId) -> Result<Assembly, DiskError> {
+/// Notes the digest of the whole in the record; whether it is the one that was declared.
+fn has_its_digest(
+    digests: &Digests,
+    whole: &mut Receiving,
+    length: Offset,
+) -> Result<bool, DiskError> {
+    let record = whole.record().clone();
+    let needed = digests.needed(&record);
+    let finished = Finished::read(whole.data(), &whole.data_path(), length, &needed)?;
+    if finished.check(&record).is_err() {
+        return Ok(false);
+    }
+    finished
+        .for_record()
+        .map_or(Ok(()), |digest| whole.set_digest(digest))?;
+    Ok(true)
+}
+
+fn give_up(spool: &Spool, whole: Box<Receiving>) -> Result<Assembly, DiskError> {
     let id = whole.id();
     drop(whole);
-    tracing::error!(upload_id = %id, %part, "a part is gone: the final upload is ended");
     match ending::end(spool, id, Place::Expired, UnixTime::now())? {
         End::Busy => Ok(Assembly::Busy),
         End::Ended | End::Already(_) | End::Missing | End::Spared => Ok(Assembly::Impossible),
@@ -264,9 +294,15 @@ mod tests {
             fixture.part(b"", 0),
         );
         let whole = fixture.whole(&[a, b, empty, a]);
-        assert_eq!(assemble(&fixture.spool, whole).unwrap(), Assembly::Done);
+        assert_eq!(
+            assemble(&fixture.spool, &Digests::new(None), whole).unwrap(),
+            Assembly::Done
+        );
         assert_eq!(fixture.completed(whole), b"hello worldhello ");
-        assert_eq!(assemble(&fixture.spool, whole).unwrap(), Assembly::Done);
+        assert_eq!(
+            assemble(&fixture.spool, &Digests::new(None), whole).unwrap(),
+            Assembly::Done
+        );
         assert_eq!(fixture.record(a).joined_into, Some(whole));
         assert!(!is_needed(&fixture.spool, &fixture.record(a)));
     }
@@ -276,13 +312,19 @@ mod tests {
         let fixture = Fixture::new();
         let (a, b) = (fixture.part(b"hel", 3), fixture.part(b"l", 2));
         let whole = fixture.whole(&[a, b]);
-        assert_eq!(assemble(&fixture.spool, whole).unwrap(), Assembly::Waiting);
+        assert_eq!(
+            assemble(&fixture.spool, &Digests::new(None), whole).unwrap(),
+            Assembly::Waiting
+        );
         assert!(is_needed(&fixture.spool, &fixture.record(a)));
         let Open::Held(held) = Receiving::open(&fixture.spool, whole, UnixTime::now()).unwrap()
         else {
             panic!("still locked")
         };
-        assert_eq!(assemble(&fixture.spool, whole).unwrap(), Assembly::Busy);
+        assert_eq!(
+            assemble(&fixture.spool, &Digests::new(None), whole).unwrap(),
+            Assembly::Busy
+        );
         drop(held);
         let Open::Held(mut part) = Receiving::open(&fixture.spool, b, UnixTime::now()).unwrap()
         else {
@@ -291,7 +333,10 @@ mod tests {
         part.data().write_all_at(b"o", 1).unwrap();
         part.advance(Offset(2), UnixTime::now()).unwrap();
         drop(part);
-        assert_eq!(assemble(&fixture.spool, whole).unwrap(), Assembly::Done);
+        assert_eq!(
+            assemble(&fixture.spool, &Digests::new(None), whole).unwrap(),
+            Assembly::Done
+        );
         assert_eq!(fixture.completed(whole), b"hello");
     }
 
@@ -308,7 +353,10 @@ mod tests {
         held.data().write_all_at(b"HELLO w", 0).unwrap();
         held.advance(Offset(7), UnixTime::now()).unwrap();
         drop(held);
-        assert_eq!(assemble(&fixture.spool, whole).unwrap(), Assembly::Done);
+        assert_eq!(
+            assemble(&fixture.spool, &Digests::new(None), whole).unwrap(),
+            Assembly::Done
+        );
         assert_eq!(fixture.completed(whole), b"HELLO world");
     }
 
@@ -318,7 +366,7 @@ mod tests {
         let a = fixture.part(b"hello", 5);
         let whole = fixture.whole(&[a, UploadId::generate()]);
         assert_eq!(
-            assemble(&fixture.spool, whole).unwrap(),
+            assemble(&fixture.spool, &Digests::new(None), whole).unwrap(),
             Assembly::Impossible
         );
         let receipt = fixture.spool.layout().record(whole, RecordAt::Receipts);
@@ -333,9 +381,15 @@ mod tests {
         let record = fixture.spool.layout().record(a, RecordAt::Uploads);
         let readable = std::fs::read(&record).unwrap();
         std::fs::write(&record, "{\"format\":99}").unwrap();
-        assert_eq!(assemble(&fixture.spool, whole).unwrap(), Assembly::Waiting);
+        assert_eq!(
+            assemble(&fixture.spool, &Digests::new(None), whole).unwrap(),
+            Assembly::Waiting
+        );
         std::fs::write(&record, readable).unwrap();
-        assert_eq!(assemble(&fixture.spool, whole).unwrap(), Assembly::Done);
+        assert_eq!(
+            assemble(&fixture.spool, &Digests::new(None), whole).unwrap(),
+            Assembly::Done
+        );
     }
 
     #[test]

@@ -10,6 +10,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::task::spawn_blocking;
 
 use crate::assemble::{Assembly, assemble};
+use crate::digests::Digests;
 
 /// How many are assembled at a time: each is bound by the disk.
 const CONCURRENT_MAX: usize = 2;
@@ -20,16 +21,18 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// is in their records; who is forgotten here is found again at the next start or HEAD.
 pub(crate) struct Assembler {
     spool: Arc<Spool>,
+    digests: Arc<Digests>,
     waiting: Mutex<HashSet<UploadId>>,
     wake: Notify,
     slots: Arc<Semaphore>,
 }
 
 impl Assembler {
-    pub(crate) fn new(spool: Arc<Spool>) -> Self {
+    pub(crate) fn new(spool: Arc<Spool>, digests: Arc<Digests>) -> Self {
         let slots = Arc::new(Semaphore::new(CONCURRENT_MAX));
         Self {
             spool,
+            digests,
             waiting: Mutex::default(),
             wake: Notify::new(),
             slots,
@@ -77,8 +80,8 @@ impl Assembler {
             let Ok(_slot) = this.slots.acquire().await else {
                 return;
             };
-            let spool = Arc::clone(&this.spool);
-            match spawn_blocking(move || assemble(&spool, id)).await {
+            let (spool, digests) = (Arc::clone(&this.spool), Arc::clone(&this.digests));
+            match spawn_blocking(move || assemble(&spool, &digests, id)).await {
                 Ok(Ok(Assembly::Waiting | Assembly::Busy)) => {}
                 Ok(Ok(Assembly::Done | Assembly::Impossible)) | Err(_) => {
                     this.waiting().remove(&id);

@@ -18,9 +18,9 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::append::Append;
+use crate::digests::Taps;
 use crate::ledger::Lost;
 use crate::net::exchange::RequestBody;
-use crate::tus::checksum::Hasher;
 use crate::writers::Wish;
 
 /// One write: where small writes cost 1.7 times as much per byte, larger ones gain nothing.
@@ -68,11 +68,11 @@ pub(crate) struct Patience {
 }
 
 /// Receives a body to its end, whatever that is. Everything that arrived and fits has been written
-/// when this returns; the watermark may be behind it. The hasher has taken what was written.
+/// when this returns; the watermark may be behind it. The taps have taken what was written.
 pub(crate) async fn receive(
     body: &mut RequestBody,
     append: &mut Append,
-    hasher: &mut Option<Hasher>,
+    taps: &mut Taps,
     patience: &Patience,
     metrics: &IngestMetrics,
 ) -> End {
@@ -96,7 +96,7 @@ pub(crate) async fn receive(
                 let ended = frames.gather(frame, body);
                 clock.bytes_came();
                 metrics.received(frames.bytes as u64);
-                write(&mut frames, append, hasher).err().or(ended)
+                write(&mut frames, append, taps).err().or(ended)
             }
             happened = append.happens() => happened.err().map(End::Disk),
             () = &mut cut => Some(End::Cut),
@@ -109,7 +109,7 @@ pub(crate) async fn receive(
 }
 
 /// Writes what was gathered behind what was written before.
-fn write(frames: &mut Frames, append: &mut Append, hasher: &mut Option<Hasher>) -> Result<(), End> {
+fn write(frames: &mut Frames, append: &mut Append, taps: &mut Taps) -> Result<(), End> {
     if frames.bytes == 0 {
         return Ok(());
     }
@@ -119,9 +119,7 @@ fn write(frames: &mut Frames, append: &mut Append, hasher: &mut Option<Hasher>) 
         frames.truncate(append.room());
     }
     append.write(&frames.data).map_err(End::Disk)?;
-    if let Some(hasher) = hasher {
-        frames.data.iter().for_each(|bytes| hasher.update(bytes));
-    }
+    frames.data.iter().for_each(|bytes| taps.update(bytes));
     frames.clear();
     if too_long {
         return Err(End::TooLong);

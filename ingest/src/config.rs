@@ -20,6 +20,7 @@ use crate::draft::version::Drafts;
 use crate::hooks::InvalidHook;
 use crate::location::{InvalidFlag, Locator, TrustedProxies};
 use crate::tus::capabilities::{Capabilities, Extensions};
+use crate::tus::checksum::Algorithm;
 use crate::tus::metadata::{FileNameRule, MetadataRules};
 
 /// What the server runs with. Every value has been checked.
@@ -35,6 +36,8 @@ pub struct Config {
     pub base_path: String,
     /// How the URL of an upload is made.
     pub locator: Locator,
+    /// Digest that every record gets.
+    pub digest: Option<Algorithm>,
     /// Forms of the IETF draft that are spoken.
     pub drafts: Drafts,
     /// Whose pages may use the server from a browser.
@@ -133,6 +136,7 @@ impl TryFrom<Args> for Config {
                     .map_err(InvalidConfig::Proxies)?,
                 base: base_path.clone(),
             },
+            digest: protocol.digest.algorithm(),
             drafts: Drafts {
                 numbered: protocol.draft != Draft::Off,
                 headerless: protocol.draft == Draft::All,

@@ -137,6 +137,19 @@ impl Ledger {
         Ok(())
     }
 
+    /// Notes the digest of the whole content; durable with the hand-over.
+    ///
+    /// # Errors
+    /// As pwrite(2).
+    pub(crate) fn set_digest(&self, digest: String) -> Result<(), DiskError> {
+        match &mut *self.files() {
+            Files::New(_, record) => record.digest = Some(digest),
+            Files::Receiving(receiving) => receiving.set_digest(digest)?,
+            Files::Closed | Files::Failed(_) => {}
+        }
+        Ok(())
+    }
+
     /// Moves the watermark to `upto`, which must have been written. As durable as the mode
     /// promises.
     ///

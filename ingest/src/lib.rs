@@ -18,6 +18,7 @@ mod append;
 mod assemble;
 mod assembler;
 mod body;
+mod digests;
 mod ledger;
 mod space;
 mod uploads;

@@ -87,7 +87,7 @@ impl Server {
         info!(spool = %args.spool.display(), filesystem = %probe, "spool opened");
         let free_bytes_min = config.limits.free_bytes_min;
         let spool = Arc::new(spool);
-        let uploads = Uploads::new(Arc::clone(&spool), free_bytes_min, &probe);
+        let uploads = Uploads::new(Arc::clone(&spool), free_bytes_min, &probe, config.digest);
         Ok(Self {
             spool,
             uploads: uploads.map_err(StartError::Uploads)?,

@@ -26,9 +26,11 @@ use tokio::time::{Instant, sleep};
 use crate::append::{Append, Held};
 use crate::assemble::{is_needed, name_parts};
 use crate::assembler::Assembler;
+use crate::digests::Digests;
 use crate::error::IngestError;
 use crate::ledger::Ledger;
 use crate::space::Space;
+use crate::tus::checksum::Algorithm;
 use crate::tus::refusal::Refusal;
 use crate::writers::Writers;
 
@@ -52,6 +54,8 @@ pub(crate) struct Uploads {
     assembler: Arc<Assembler>,
     /// Whether joining parts takes no space: their blocks are shared.
     shares_blocks: bool,
+    /// Digests of whole uploads.
+    pub(crate) digests: Arc<Digests>,
 }
 
 impl Uploads {
@@ -59,17 +63,20 @@ impl Uploads {
         spool: Arc<Spool>,
         free_bytes_min: u64,
         probe: &Probe,
+        digest: Option<Algorithm>,
     ) -> std::io::Result<Self> {
         let dir = File::open(spool.layout().dir(Dir::Uploads))?;
         let space = Space::new(dir, free_bytes_min, probe.fallocate);
-        let assembler = Arc::new(Assembler::new(Arc::clone(&spool)));
+        let digests = Arc::new(Digests::new(digest));
+        let assembler = Assembler::new(Arc::clone(&spool), Arc::clone(&digests));
         let shares_blocks = SHARING_FILESYSTEMS.contains(&probe.filesystem.name.as_str());
         Ok(Self {
             spool,
             writers: Arc::default(),
             space,
-            assembler,
+            assembler: Arc::new(assembler),
             shares_blocks,
+            digests,
         })
     }
 

@@ -10,6 +10,7 @@ use shared::startup::{Bytes, LogArgs, Period, Program, SpoolArgs};
 use super::hooks::HookArgs;
 use crate::location::{Mode, PublicUrl};
 use crate::tus::capabilities::Extension;
+use crate::tus::checksum::Algorithm;
 use crate::tus::metadata::FileNameRule;
 
 /// Free space that uploads leave to others: enough for records, receipts and a log rotation.
@@ -127,6 +128,11 @@ pub(super) struct ProtocolArgs {
     #[arg(long)]
     pub(super) no_interim: bool,
 
+    /// Digest of the whole file to compute for its record; one that a client declares is always
+    /// checked
+    #[arg(long, value_name = "sha256|blake3|none", default_value = "none")]
+    pub(super) digest: Digest,
+
     /// Idle time after which an unfinished upload is gone; 0 for never
     #[arg(long, value_name = "TIME", default_value_t = EXPIRE_AFTER_DEFAULT)]
     pub(super) expire_after: Period,
@@ -162,6 +168,24 @@ pub(super) enum Draft {
     Off,
     Numbered,
     All,
+}
+
+/// Which digest every record gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Digest {
+    Sha256,
+    Blake3,
+    None,
+}
+
+impl Digest {
+    pub(super) fn algorithm(self) -> Option<Algorithm> {
+        match self {
+            Self::Sha256 => Some(Algorithm::Sha256),
+            Self::Blake3 => Some(Algorithm::Blake3),
+            Self::None => None,
+        }
+    }
 }
 
 impl Program for Args {

@@ -10,15 +10,18 @@ use shared::time::UnixTime;
 use tracing::Instrument as _;
 use warp::reply::Response;
 
-use super::receive::receive;
+use super::receive::{check, receive};
 use super::stored::{announce_expiry, new_record, of_record};
 use super::{Request, respond};
 use crate::append::{Append, Held};
 use crate::error::IngestError;
 use crate::ingest::Ingest;
+use crate::tus::checksum::Announced;
 use crate::tus::concat::Site;
 use crate::tus::create::{self, Create, Plan};
+use crate::tus::declared;
 use crate::tus::patch::Reached;
+use crate::tus::refusal::Refusal;
 use crate::tus::stored::{Kind, Stored};
 
 pub(super) async fn create(ingest: &Ingest, request: &Request) -> Result<Response, IngestError> {
@@ -31,10 +34,11 @@ pub(super) async fn create(ingest: &Ingest, request: &Request) -> Result<Respons
         authorities: &authorities,
     };
     let create = Create::parse(&request.headers, request.body_size()?, &site, capabilities)?;
+    let declared = declared::digest(create.metadata())?;
     let parts = look_at_parts(ingest, create.parts()).await?;
     let plan = create.decide(&parts, capabilities)?;
     let has_body = plan.first.is_some();
-    let created = carry_out(ingest, request, plan, None).await?;
+    let created = carry_out(ingest, request, plan, declared, None).await?;
     let reached = created.reached;
     let mut fields = create::reply(&created.location, has_body.then_some(reached.offset));
     announce_expiry(&mut fields, &created.record, reached.complete, capabilities);
@@ -72,6 +76,7 @@ pub(super) async fn carry_out(
     ingest: &Ingest,
     request: &Request,
     plan: Plan,
+    declared: Option<Announced>,
     early: Option<Early<'_>>,
 ) -> Result<Created, IngestError> {
     let is_final = !plan.parts.is_empty();
@@ -81,6 +86,7 @@ pub(super) async fn carry_out(
         false => ingest.uploads.admit(bytes)?,
     }
     let mut record = new_record(&plan, UnixTime::now());
+    record.rest.declared_digest = declared.map(|digest| digest.to_string());
     let id = UploadId::generate();
     let location = ingest.locate(request, id);
     let span = tracing::info_span!("create", upload_id = %id);
@@ -134,10 +140,14 @@ async fn fill(
     }
     let complete = plan.complete_at_once();
     let whole = plan.length.filter(|_| complete && plan.kind == Kind::Whole);
-    ingest
-        .uploads
-        .commit(Append::new(held, 0, true), whole)
-        .await?;
+    let record = held.ledger.record().ok_or(Refusal::Locked)?;
+    let mut append = Append::new(held, 0, true);
+    if whole.is_some() {
+        let (checked, verdict) = check(ingest, append, None, record).await?;
+        verdict?;
+        append = checked;
+    }
+    ingest.uploads.commit(append, whole).await?;
     if whole.is_some() {
         ingest.metrics.upload(UploadEvent::Completed);
     }

@@ -79,7 +79,14 @@ async fn creation(
     let drafts = ingest.drafts;
     let early = |location: &str| interim::response(version, drafts, location, &any);
     let has_body = plan.upload.first.is_some();
-    let created = carry_out(ingest, request, plan.upload, has_body.then_some(&early)).await?;
+    let created = carry_out(
+        ingest,
+        request,
+        plan.upload,
+        plan.whole_digest,
+        has_body.then_some(&early),
+    )
+    .await?;
     let own = limit(ingest, Some(&created.record));
     let (status, fields) = create::reply(version, &created.location, created.reached, &own);
     Ok(respond(status, fields))

@@ -2,13 +2,14 @@
 
 use admin::ingest::{BodyEnd, UploadEvent};
 use http::HeaderMap;
-use shared::record;
-use shared::size::Length;
+use shared::record::{self, Record};
+use shared::size::{Length, Offset};
 use tokio::task::spawn_blocking;
 
 use super::Request;
 use crate::append::{Append, Held};
 use crate::body::{self, End};
+use crate::digests::{Finished, Running, Taps};
 use crate::error::IngestError;
 use crate::ingest::Ingest;
 use crate::ledger::Lost;
@@ -26,14 +27,20 @@ pub(super) async fn receive(
     plan: &patch::Append,
     kind: Kind,
 ) -> Result<Reached, IngestError> {
-    let mut append = prepare(ingest, held, plan)?;
-    let mut hasher = match &plan.verify {
+    let (id, record) = (held.seat.id(), held.ledger.record().ok_or(Refusal::Locked)?);
+    let mut append = prepare(ingest, held, plan, &record, kind)?;
+    let checksum = match &plan.verify {
         Verify::Digest(announced) => Some(Hasher::new(announced.algorithm)),
         Verify::Nothing | Verify::Trailer => None,
     };
+    let whole = (kind == Kind::Whole).then(|| ingest.uploads.digests.take(id, &record, plan.at));
+    let mut taps = Taps {
+        checksum,
+        whole: whole.flatten(),
+    };
     let mut body = request.exchange.take_body();
     let (patience, metrics) = (&ingest.patience, &ingest.metrics);
-    let mut end = body::receive(&mut body, &mut append, &mut hasher, patience, metrics).await;
+    let mut end = body::receive(&mut body, &mut append, &mut taps, patience, metrics).await;
     drop(body);
     // A body can end in the silence in which the lock was given up: nothing is done without it.
     if let Err(lost) = append.resume() {
@@ -43,8 +50,8 @@ pub(super) async fn receive(
     log(&end);
     // What could not be made to count must not be handed over.
     let lost = matches!(end, End::Lost(_) | End::Disk(_));
-    let (mut append, ended) = match end {
-        End::Complete(trailers) => verify(append, plan, hasher, trailers.as_ref()).await?,
+    let (mut append, mut ended) = match end {
+        End::Complete(trailers) => verify(append, plan, taps.checksum, trailers.as_ref()).await?,
         other => (append, Err(refusal(&other, &plan.room.beyond))),
     };
     metrics.body(
@@ -59,6 +66,22 @@ pub(super) async fn receive(
     let reached = plan.reached(position.0 - plan.at.0, ended.is_ok());
     let complete = matches!(&reached, Ok(reached) if reached.complete) && append.all_counts();
     let whole = (complete && kind == Kind::Whole && !lost).then_some(Length(position.0));
+    let running = taps.whole.filter(|running| running.upto() == position);
+    let whole = match whole {
+        Some(length) => {
+            let (checked, verdict) = check(ingest, append, running, record).await?;
+            append = checked;
+            let whole = Some(length).filter(|_| verdict.is_ok());
+            ended = ended.and(verdict);
+            whole
+        }
+        None => {
+            running
+                .into_iter()
+                .for_each(|running| ingest.uploads.digests.keep(id, running));
+            None
+        }
+    };
     ingest.uploads.commit(append, whole).await?;
     if complete && kind == Kind::Partial {
         ingest.uploads.part_completed();
@@ -72,8 +95,13 @@ pub(super) async fn receive(
 
 /// Notes what this request says about the upload: a length that has just become known, for which
 /// there must be space, and what will complete it.
-fn prepare(ingest: &Ingest, held: Held, plan: &patch::Append) -> Result<Append, IngestError> {
-    let record = held.ledger.record().ok_or(Refusal::Locked)?;
+fn prepare(
+    ingest: &Ingest,
+    held: Held,
+    plan: &patch::Append,
+    record: &Record,
+    kind: Kind,
+) -> Result<Append, IngestError> {
     let new_length = plan.length.filter(|length| record.length != Some(*length));
     if let Some(length) = new_length {
         ingest.uploads.admit(length.0.saturating_sub(plan.at.0))?;
@@ -83,6 +111,10 @@ fn prepare(ingest: &Ingest, held: Held, plan: &patch::Append) -> Result<Append, 
     let mut append = Append::new(held, end, plan.verify.counts_at_once());
     if let Some(length) = new_length {
         append.set_length(length)?;
+    }
+    if kind == Kind::Whole && !ingest.uploads.digests.needed(record).is_empty() {
+        let ceiling = plan.length.map(|length| length.0.saturating_sub(1));
+        append.hold_back_from(ceiling.unwrap_or(u64::MAX));
     }
     // An upload that was begun in the draft waits for a flag. This request may be of tus, which
     // has none: then it is set beforehand, and the upload is complete at its length.
@@ -121,6 +153,33 @@ async fn verify(
         match verdict {
             Ok(()) => append.count(),
             Err(_) => append.take_back(at)?,
+        }
+        Ok::<_, IngestError>((append, verdict))
+    };
+    spawn_blocking(judge).await?
+}
+
+/// Computes the digests that the upload needs, now that it is complete, and holds them against the
+/// one that its client declared. If they differ, nothing of it counts: any byte may be the wrong
+/// one.
+pub(super) async fn check(
+    ingest: &Ingest,
+    mut append: Append,
+    running: Option<Running>,
+    record: Record,
+) -> Result<(Append, Result<(), Refusal>), IngestError> {
+    let needed = ingest.uploads.digests.needed(&record);
+    if needed.is_empty() {
+        return Ok((append, Ok(())));
+    }
+    let judge = move || {
+        let finished = Finished::of(&append, running, &needed)?;
+        let verdict = finished.check(&record);
+        match &verdict {
+            Ok(()) => finished
+                .for_record()
+                .map_or(Ok(()), |digest| append.set_digest(digest))?,
+            Err(_) => append.take_back(Offset(0))?,
         }
         Ok::<_, IngestError>((append, verdict))
     };

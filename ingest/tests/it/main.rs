@@ -6,6 +6,7 @@ mod checksum;
 mod concat;
 mod connections;
 mod create;
+mod digest;
 mod draft;
 mod http;
 mod on_create;
