@@ -13,6 +13,7 @@ mod clients;
 mod concurrency;
 mod crash;
 mod deploy;
+mod gluster;
 mod hooks;
 mod janitor;
 mod kills;
