@@ -18,7 +18,7 @@ use crate::retry::Backoff;
 use crate::template::{CommandTemplate, NameTemplate, TemplateError};
 
 pub use args::{Args, OwnerArg, WorkArgs};
-pub use only::{Key, LimitPer, Only, ParsePairError, Source};
+pub use only::{Key, LimitPer, Only, OnlyPair, ParsePairError, Source};
 
 /// What a consumer does, with what, and when it stops. Everything in it can be used.
 #[derive(Debug)]

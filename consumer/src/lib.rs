@@ -21,6 +21,7 @@ pub mod hook;
 pub mod facts;
 pub mod job;
 
+pub mod operate;
 pub mod queue;
 pub mod recovery;
 pub mod run;

@@ -27,6 +27,9 @@ const JOBS_MAX: u64 = 128;
 /// fallback as {metadata.KEY|none}, braces as {{ and }}. It reads the record as JSON on standard
 /// input and finds UPLOAD_ID, UPLOAD_FILE, UPLOAD_ATTEMPT and more in its environment. Exit code
 /// 0: done; 65 or 100: never try again; 75, 111 and everything else: try again later.
+///
+/// An operator looks after uploads with `consumer ls`, show, retry, hold, release, drop, verify,
+/// fsck and stats; see `consumer help`.
 #[derive(Debug, Clone, clap::Parser)]
 #[command(max_term_width = 100)]
 pub struct Args {

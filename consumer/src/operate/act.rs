@@ -1,0 +1,172 @@
+//! `retry`, `hold`, `release`, `drop`: what changes where an upload is.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+
+use shared::durable::{self, DiskError, OnPath};
+use shared::ending::{self, End};
+use shared::id::{ClaimId, UploadId};
+use shared::layout::{DataAt, Dir, Entry, RecordAt};
+use shared::operate::{self, Operated};
+use shared::record::Place;
+use shared::settle::Reason;
+use shared::spool::Spool;
+use shared::startup::Failure;
+use shared::time::UnixTime;
+
+use super::{Release, Remove, Retry, Several, tell};
+
+pub(super) fn retry(
+    spool: &Arc<Spool>,
+    args: &Retry,
+    out: &mut impl Write,
+) -> Result<bool, Failure> {
+    let ids = if args.all {
+        dead_letters(spool, args.reason.as_deref())?
+    } else {
+        args.ids.clone()
+    };
+    each(out, args.json, &ids, "in the queue again", |id| {
+        operate::retry(spool, id)
+    })
+}
+
+pub(super) fn hold(
+    spool: &Arc<Spool>,
+    args: &Several,
+    out: &mut impl Write,
+) -> Result<bool, Failure> {
+    each(out, args.json, &args.ids, "held", |id| {
+        operate::hold(spool, id)
+    })
+}
+
+pub(super) fn release(
+    spool: &Arc<Spool>,
+    args: &Release,
+    now: UnixTime,
+    out: &mut impl Write,
+) -> Result<bool, Failure> {
+    each(
+        out,
+        args.json,
+        &args.ids,
+        "in the queue again",
+        |id| match operate::release(spool, id)? {
+            Operated::NotThere if args.force => take_away(spool, id, now),
+            told => Ok(told),
+        },
+    )
+}
+
+pub(super) fn remove(
+    spool: &Arc<Spool>,
+    args: &Remove,
+    now: UnixTime,
+    out: &mut impl Write,
+) -> Result<bool, Failure> {
+    let ids = if args.failed {
+        dead_letters(spool, None)?
+    } else {
+        args.ids.clone()
+    };
+    let old = |created: UnixTime| args.older.is_none_or(|older| older.0 <= now.since(created));
+    each(out, args.json, &ids, "removed", |id| {
+        let condition = |record: &shared::record::Record| old(record.rest.created_at);
+        Ok(
+            match ending::end_if(spool, id, Place::Terminated, now, condition)? {
+                End::Ended | End::Already(_) => Operated::Done,
+                End::Busy => Operated::Busy,
+                End::Missing => Operated::Missing,
+                End::Spared => Operated::NotThere,
+            },
+        )
+    })
+}
+
+/// Does one thing to each upload and tells what came of it; whether all of it was done.
+fn each(
+    out: &mut impl Write,
+    json: bool,
+    ids: &[UploadId],
+    done: &str,
+    mut act: impl FnMut(UploadId) -> Result<Operated, DiskError>,
+) -> Result<bool, Failure> {
+    let mut all = true;
+    for &id in ids {
+        let operated = act(id)?;
+        let what = match operated {
+            Operated::Done => done,
+            Operated::Busy => "somebody works on it",
+            Operated::NotThere => "not in a state in which this makes sense",
+            Operated::Missing => "there is no such upload",
+        };
+        let is_done = operated == Operated::Done;
+        all &= is_done;
+        tell(out, json, id, is_done, what)?;
+    }
+    Ok(all)
+}
+
+/// The uploads in `failed/`, those whose reason contains a text if one is given.
+fn dead_letters(spool: &Spool, text: Option<&str>) -> Result<Vec<UploadId>, Failure> {
+    let mut ids = Vec::new();
+    for entry in spool.entries(Dir::Failed)? {
+        let Entry::Data(id, _) = entry? else { continue };
+        let matches = text.is_none_or(|text| {
+            let bytes = std::fs::read(spool.layout().reason(id)).unwrap_or_default();
+            let reason: Option<Reason> = serde_json::from_slice(&bytes).ok();
+            reason.is_some_and(|reason| reason.final_reason.contains(text))
+        });
+        if matches {
+            ids.push(id);
+        }
+    }
+    Ok(ids)
+}
+
+/// Takes an upload away from a consumer whose lock does not go: the content is copied, because
+/// the lock stays with the old file. Should the consumer live, it finds its claimed name gone,
+/// says that the claim was lost, and touches nothing.
+fn take_away(spool: &Arc<Spool>, id: UploadId, now: UnixTime) -> Result<Operated, DiskError> {
+    let Some(claim) = claim_of(spool, id)? else {
+        return Ok(Operated::NotThere);
+    };
+    let layout = spool.layout();
+    let claimed = layout.data(id, DataAt::Claimed(claim));
+    let temp = spool.temp(Dir::Claimed, id);
+    let from = durable::open(&claimed, false)?;
+    let to = spool.create_file(&temp)?;
+    let copied = io::copy(&mut &from, &mut &to).on("copy", &claimed);
+    if let Err(error) = copied.and_then(|_| durable::sync_data(&to, &temp)) {
+        durable::unlink(&temp)?;
+        return Err(error);
+    }
+    // The consumer loses its claim with this rename; only then is the record ours to write.
+    durable::rename(&temp, &claimed)?;
+    let rules = shared::orphan::Rules {
+        lease: None,
+        max_attempts: u32::MAX,
+    };
+    shared::orphan::recover(spool, id, claim, rules, now)?;
+    if spool.durability().syncs_finish() {
+        spool.sync_dir(Dir::Completed)?;
+    }
+    let queued = durable::stat(&layout.record(id, RecordAt::Completed))?.is_some();
+    Ok(if queued {
+        Operated::Done
+    } else {
+        Operated::NotThere
+    })
+}
+
+fn claim_of(spool: &Spool, id: UploadId) -> Result<Option<ClaimId>, DiskError> {
+    for entry in spool.entries(Dir::Claimed)? {
+        if let Entry::Data(found, DataAt::Claimed(claim)) = entry?
+            && found == id
+        {
+            return Ok(Some(claim));
+        }
+    }
+    Ok(None)
+}
