@@ -11,6 +11,7 @@ use tokio::task::spawn_blocking;
 
 use crate::assemble::{Assembly, assemble};
 use crate::digests::Digests;
+use crate::events::Events;
 
 /// How many are assembled at a time: each is bound by the disk.
 const CONCURRENT_MAX: usize = 2;
@@ -25,10 +26,11 @@ pub(crate) struct Assembler {
     waiting: Mutex<HashSet<UploadId>>,
     wake: Notify,
     slots: Arc<Semaphore>,
+    events: Arc<Events>,
 }
 
 impl Assembler {
-    pub(crate) fn new(spool: Arc<Spool>, digests: Arc<Digests>) -> Self {
+    pub(crate) fn new(spool: Arc<Spool>, digests: Arc<Digests>, events: Arc<Events>) -> Self {
         let slots = Arc::new(Semaphore::new(CONCURRENT_MAX));
         Self {
             spool,
@@ -36,6 +38,7 @@ impl Assembler {
             waiting: Mutex::default(),
             wake: Notify::new(),
             slots,
+            events,
         }
     }
 
@@ -83,7 +86,11 @@ impl Assembler {
             let (spool, digests) = (Arc::clone(&this.spool), Arc::clone(&this.digests));
             match spawn_blocking(move || assemble(&spool, &digests, id)).await {
                 Ok(Ok(Assembly::Waiting | Assembly::Busy)) => {}
-                Ok(Ok(Assembly::Done | Assembly::Impossible)) | Err(_) => {
+                Ok(Ok(Assembly::Done)) => {
+                    this.events.owe(id);
+                    this.waiting().remove(&id);
+                }
+                Ok(Ok(Assembly::Impossible)) | Err(_) => {
                     this.waiting().remove(&id);
                 }
                 Ok(Err(error)) => {

@@ -18,6 +18,7 @@ pub use self::hooks::Hooks;
 use crate::cors::{Cors, InvalidOrigin};
 use crate::draft::version::Drafts;
 use crate::hooks::InvalidHook;
+use crate::hooks::webhook::InvalidSecret;
 use crate::location::{InvalidFlag, Locator, TrustedProxies};
 use crate::tus::capabilities::{Capabilities, Extensions};
 use crate::tus::checksum::Algorithm;
@@ -105,6 +106,23 @@ pub enum InvalidConfig {
     /// A hook that can never work.
     #[error("{0}: {1}")]
     Hook(&'static str, InvalidHook),
+    /// Messages to an endpoint are always signed.
+    #[error("--event-url needs --event-secret or --event-secret-file")]
+    NoSecret,
+    /// One of the two would be ignored.
+    #[error("--event-secret and --event-secret-file exclude each other")]
+    TwoSecrets,
+    /// Not a secret of the Standard Webhooks scheme.
+    #[error("--event-secret: {0}")]
+    Secret(InvalidSecret),
+    /// The file cannot be read.
+    #[error("--event-secret-file {}: {kind}", path.display())]
+    SecretFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        kind: std::io::ErrorKind,
+    },
     /// A length that no file can have.
     #[error("--max-size is larger than a file can be")]
     TooLarge,

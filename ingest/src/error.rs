@@ -31,15 +31,29 @@ impl IngestError {
     /// What the client is told, and a line in the log for what is not the client's doing: paths and
     /// causes are for the log only.
     pub(crate) fn into_refusal(self) -> Refusal {
-        let refusal = match &self {
-            Self::Refused(refusal) => return refusal.clone(),
+        let refusal = self.refusal();
+        if !matches!(self, Self::Refused(_)) {
+            tracing::error!(error = %self, code = refusal.code(), "request failed");
+        }
+        refusal
+    }
+
+    /// What the client is told.
+    fn refusal(&self) -> Refusal {
+        match self {
+            Self::Refused(refusal) => refusal.clone(),
             Self::Disk(error) | Self::Record(RecordError::Disk(error)) if error.is_full() => {
                 Refusal::InsufficientStorage
             }
             Self::Disk(_) | Self::Record(_) | Self::Panicked(_) => Refusal::Internal,
-        };
-        tracing::error!(error = %self, code = refusal.code(), "request failed");
-        refusal
+        }
+    }
+
+    /// The refusal, if what it is about is not the request but the upload's bytes: they could not
+    /// be written, kept or handed over.
+    pub(crate) fn failure(&self) -> Option<Refusal> {
+        let refusal = self.refusal();
+        matches!(refusal, Refusal::InsufficientStorage | Refusal::Internal).then_some(refusal)
     }
 }
 

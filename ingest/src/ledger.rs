@@ -10,12 +10,16 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use shared::durable::{DiskError, OnPath as _};
+use shared::id::UploadId;
 use shared::layout::Dir;
 use shared::receive::{NewData, Receiving};
 use shared::record::{Finish, Record};
 use shared::size::{Length, Offset};
 use shared::spool::Spool;
 use shared::time::UnixTime;
+
+use crate::events::Events;
+use crate::events::event::{Detail, Kind};
 
 /// Data and record of one upload, in the hands of the holder of its lock.
 #[derive(Debug)]
@@ -25,6 +29,8 @@ pub(crate) struct Ledger {
     data: File,
     path: PathBuf,
     files: Mutex<Files>,
+    /// Who is told what comes of it.
+    events: Option<(Arc<Events>, UploadId)>,
 }
 
 /// How far an upload has come.
@@ -40,6 +46,16 @@ enum Files {
     /// A publication failed. Another sync would answer that lost bytes are safe, so there is none,
     /// whoever asks: the writer at its end, or a task that was dropped while this was going on.
     Failed(io::ErrorKind),
+}
+
+impl Files {
+    /// Where the watermark stands.
+    fn offset(&self) -> Offset {
+        match self {
+            Self::Receiving(receiving) => receiving.record().offset,
+            Self::New(..) | Self::Closed | Self::Failed(_) => Offset(0),
+        }
+    }
 }
 
 /// Why a writer that paused cannot go on.
@@ -69,6 +85,7 @@ impl Ledger {
             data,
             path,
             files,
+            events: None,
         })
     }
 
@@ -88,7 +105,27 @@ impl Ledger {
             data,
             path,
             files,
+            events: None,
         })
+    }
+
+    /// Raises an event for everything that happens to it from now on.
+    pub(crate) fn told_to(mut self, events: &Arc<Events>, id: UploadId) -> Self {
+        self.events = Some((Arc::clone(events), id));
+        self
+    }
+
+    fn raise(&self, kind: Kind, record: &Record) {
+        if let Some((events, id)) = &self.events {
+            events.raise(kind, *id, record, Detail::None);
+        }
+    }
+
+    fn progress(&self, record: &Record, from: Offset) {
+        let bytes = record.offset.0.saturating_sub(from.0);
+        if let Some((events, id)) = self.events.as_ref().filter(|_| 0 < bytes) {
+            events.progress_by(*id, record, bytes);
+        }
     }
 
     /// The data file's path, for errors.
@@ -167,6 +204,7 @@ impl Ledger {
 
     fn publish_to(&self, files: &mut Files, upto: Offset) -> Result<(), DiskError> {
         let was_new = matches!(*files, Files::New(..));
+        let from = files.offset();
         *files = match std::mem::replace(files, Files::Closed) {
             Files::New(new, record) => Files::Receiving(Box::new(new.into_receiving(*record)?)),
             found => found,
@@ -177,10 +215,16 @@ impl Ledger {
             Files::New(..) | Files::Closed => return Ok(()),
         };
         if was_new && upto.0 == 0 {
-            return receiving.sync_creation();
+            receiving.sync_creation()?;
+        } else {
+            receiving.advance(upto, UnixTime::now())?;
+            self.sync_names_if(was_new)?;
         }
-        receiving.advance(upto, UnixTime::now())?;
-        self.sync_names_if(was_new)
+        if was_new {
+            self.raise(Kind::Created, receiving.record());
+        }
+        self.progress(receiving.record(), from);
+        Ok(())
     }
 
     fn sync_names_if(&self, was_new: bool) -> Result<(), DiskError> {
@@ -202,7 +246,10 @@ impl Ledger {
                 record.length = Some(length);
                 record.flagged |= record.rest.finish == Finish::AtFlag;
                 record.last_write = now;
-                new.into_completed(*record, now)?;
+                let record = new.into_completed(*record, now)?;
+                self.raise(Kind::Created, &record);
+                self.progress(&record, Offset(0));
+                self.raise(Kind::Completed, &record);
             }
             Files::Receiving(mut receiving) => {
                 if receiving.record().length != Some(length) {
@@ -211,7 +258,10 @@ impl Ledger {
                 if receiving.record().rest.finish == Finish::AtFlag {
                     receiving.set_flagged(true)?;
                 }
-                receiving.hand_over(Offset(length.0), now)?;
+                let from = receiving.record().offset;
+                let record = receiving.hand_over(Offset(length.0), now)?;
+                self.progress(&record, from);
+                self.raise(Kind::Completed, &record);
             }
             Files::Closed => {}
             Files::Failed(kind) => return Err(self.has_failed(kind)),

@@ -12,6 +12,7 @@ pub mod tus;
 
 pub mod net;
 
+mod events;
 mod hooks;
 
 mod append;

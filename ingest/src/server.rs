@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::config::Config;
+use crate::events::Events;
 use crate::ingest::Ingest;
 use crate::net::accept::accept;
 use crate::net::connection::{Shared, Timeouts};
@@ -29,6 +30,9 @@ const LINGERERS_MAX: usize = 256;
 
 /// After the drain time: for the last bytes to be synced and the last answers to be read.
 const LAST_WORDS: Duration = Duration::from_secs(7);
+
+/// At the end, for listeners to hear what happened last. What is owed is on disk.
+const EVENTS_FLUSH: Duration = Duration::from_secs(3);
 
 /// How often the uploads are summed up: other processes create and end some, too.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
@@ -57,6 +61,7 @@ pub enum StartError {
 pub struct Server {
     config: Config,
     spool: Arc<Spool>,
+    events: Arc<Events>,
     uploads: Uploads,
 }
 
@@ -87,9 +92,13 @@ impl Server {
         info!(spool = %args.spool.display(), filesystem = %probe, "spool opened");
         let free_bytes_min = config.limits.free_bytes_min;
         let spool = Arc::new(spool);
-        let uploads = Uploads::new(Arc::clone(&spool), free_bytes_min, &probe, config.digest);
+        let events = Events::new(Arc::clone(&spool), config.hooks.events.clone());
+        let told = Arc::clone(&events);
+        let digest = config.digest;
+        let uploads = Uploads::new(Arc::clone(&spool), free_bytes_min, &probe, digest, told);
         Ok(Self {
             spool,
+            events,
             uploads: uploads.map_err(StartError::Uploads)?,
             config,
         })
@@ -107,7 +116,10 @@ impl Server {
         let metrics = self.tell_of_itself(listeners.admin, &shutdown);
         let metrics = metrics.map_err(StartError::Listener)?;
         let Self {
-            config, uploads, ..
+            config,
+            uploads,
+            events,
+            ..
         } = self;
         let listener = listeners.uploads;
         let address = listener.local_addr().map_err(StartError::Listener)?;
@@ -117,6 +129,7 @@ impl Server {
         let listener = tokio::net::TcpListener::from_std(listener).map_err(StartError::Listener)?;
         let cut = CancellationToken::new();
         let ingest = Arc::new(Ingest::new(&config, uploads, metrics.clone(), cut.clone()));
+        events.start();
         let sweeper = tokio::spawn(look_after(Arc::clone(&ingest), shutdown.clone()));
         let assembler = tokio::spawn(ingest.uploads.assembling());
         let connections = config.connections;
@@ -136,7 +149,10 @@ impl Server {
         systemd::ready();
         let ended = accept(listener, connections.max, shared, shutdown.draining()).await;
         tokio::select! {
-            () = drain(ended, config.drain_timeout, &cut) => info!("stopped"),
+            () = async {
+                drain(ended, config.drain_timeout, &cut).await;
+                events.flush(EVENTS_FLUSH).await;
+            } => info!("stopped"),
             () = shutdown.now() => warn!("stopped at once"),
         }
         sweeper.abort();

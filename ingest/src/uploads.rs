@@ -28,6 +28,8 @@ use crate::assemble::{is_needed, name_parts};
 use crate::assembler::Assembler;
 use crate::digests::Digests;
 use crate::error::IngestError;
+use crate::events::Events;
+use crate::events::event::{Detail, Kind};
 use crate::ledger::Ledger;
 use crate::space::Space;
 use crate::tus::checksum::Algorithm;
@@ -52,6 +54,7 @@ pub(crate) struct Uploads {
     writers: Arc<Writers>,
     space: Space,
     assembler: Arc<Assembler>,
+    events: Arc<Events>,
     /// Whether joining parts takes no space: their blocks are shared.
     shares_blocks: bool,
     /// Digests of whole uploads.
@@ -64,17 +67,20 @@ impl Uploads {
         free_bytes_min: u64,
         probe: &Probe,
         digest: Option<Algorithm>,
+        events: Arc<Events>,
     ) -> std::io::Result<Self> {
         let dir = File::open(spool.layout().dir(Dir::Uploads))?;
         let space = Space::new(dir, free_bytes_min, probe.fallocate);
         let digests = Arc::new(Digests::new(digest));
-        let assembler = Assembler::new(Arc::clone(&spool), Arc::clone(&digests));
+        let (joined, told) = (Arc::clone(&digests), Arc::clone(&events));
+        let assembler = Assembler::new(Arc::clone(&spool), joined, told);
         let shares_blocks = SHARING_FILESYSTEMS.contains(&probe.filesystem.name.as_str());
         Ok(Self {
             spool,
             writers: Arc::default(),
             space,
             assembler: Arc::new(assembler),
+            events,
             shares_blocks,
             digests,
         })
@@ -130,6 +136,7 @@ impl Uploads {
             match Receiving::open(&self.spool, id, UnixTime::now())? {
                 Open::Held(receiving) => {
                     let ledger = Ledger::of_receiving(&self.spool, receiving)?;
+                    let ledger = ledger.told_to(&self.events, id);
                     return Ok(Some(Held {
                         ledger,
                         seat,
@@ -178,7 +185,12 @@ impl Uploads {
 
     /// Gives a new upload its data file and takes it for writing. Its record comes with its first
     /// commit; until then nobody finds it, and who dies leaves an orphan to the janitor.
-    pub(crate) async fn create(&self, id: UploadId, record: Record) -> Result<Held, IngestError> {
+    pub(crate) async fn create(
+        &self,
+        id: UploadId,
+        mut record: Record,
+    ) -> Result<Held, IngestError> {
+        record.rest.announce = self.events.announces();
         // Ids are random: one that is taken is a janitor's doing, and the client may come again.
         let new = NewData::create_as(&self.spool, id)?.ok_or(Refusal::Locked)?;
         let own_bytes = record.length.filter(|_| !record.is_final());
@@ -193,7 +205,7 @@ impl Uploads {
             .take_seat(id)
             .await
             .map_err(|_| Refusal::Locked)?;
-        let ledger = Ledger::of_new(&self.spool, new, record)?;
+        let ledger = Ledger::of_new(&self.spool, new, record)?.told_to(&self.events, id);
         Ok(Held {
             ledger,
             seat,
@@ -238,6 +250,10 @@ impl Uploads {
             match spawn_blocking(recover).await?? {
                 Recovered::Busy if Instant::now() < deadline => sleep(HOLD_RETRY).await,
                 Recovered::Busy => return Err(Refusal::Locked.into()),
+                Recovered::Completed { by_us: true } => {
+                    self.events.owe(id);
+                    return Ok(());
+                }
                 _ => return Ok(()),
             }
         }
@@ -257,7 +273,21 @@ impl Uploads {
             let free = |record: &Record| !is_needed(&spool, record);
             ending::end_if(&spool, id, Place::Terminated, UnixTime::now(), free)
         };
-        Ok(spawn_blocking(end).await??)
+        let end = spawn_blocking(end).await??;
+        if end == End::Ended {
+            let ended = lookup::find_once(&self.spool, id)?;
+            let record = ended.map_or_else(|| Record::new(None, UnixTime::now()), |f| f.record);
+            let (kind, detail) = (Kind::Terminated, Detail::None);
+            self.events.raise(kind, id, &record, detail);
+        }
+        Ok(end)
+    }
+
+    /// Raises `failed`: what was to be written, kept or handed over could not be.
+    pub(crate) fn failed(&self, id: UploadId, record: &Record, refusal: &Refusal) {
+        let text = refusal.to_string();
+        let detail = Detail::Failure(refusal.code(), &text);
+        self.events.raise(Kind::Failed, id, record, detail);
     }
 
     /// Looks through the uploads being received: finishes hand-overs that were interrupted, and
@@ -292,6 +322,7 @@ impl Uploads {
         match handover::recover(&self.spool, id, UnixTime::now()) {
             Ok(Recovered::Completed { by_us: true }) => {
                 tracing::info!(upload_id = %id, "finished a hand-over that was interrupted");
+                self.events.owe(id);
             }
             Ok(_) => {}
             Err(error) => tracing::error!(upload_id = %id, %error, "cannot finish a hand-over"),

@@ -5,6 +5,8 @@
 //! open; the data's name goes. If the receipt needs room, the data is cut first. From the first
 //! step on the upload has ended, and whoever finds it goes on from there.
 //!
+//! A marker in `outbox/` stays: that an upload was completed is still to be told after its end.
+//!
 //! The receipt moves before a byte goes, so that even without the sync no power cut leaves a
 //! record that promises bytes beside data that has lost them: names change in their order.
 
@@ -104,6 +106,10 @@ fn end_locked(
     if spool.durability().syncs_finish() {
         file.sync()?;
     }
+    if how == Place::Expired && record.rest.announce {
+        // Best effort: the ending matters more than that somebody hears of it.
+        drop(spool.create_file(&spool.layout().event(id)));
+    }
     failpoint::hit(Failpoint::EndRecorded).on("end", &path)?;
     finish(spool, id, lock, data_at, record_at)?;
     Ok(End::Ended)
@@ -159,7 +165,6 @@ pub fn finish(
     cut(lock, &data)?;
     failpoint::hit(Failpoint::EndDataCut).on("end", &data)?;
     durable::unlink(&data)?;
-    durable::unlink(&layout.event(id))?;
     if record_at == RecordAt::Failed {
         durable::unlink(&layout.reason(id))?;
     }

@@ -171,7 +171,8 @@ pub struct Rest {
     /// The inode that was given that name, while it is not yet certain that it has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub destination_inode: Option<u64>,
-    /// Whether a `completed` event must be told (a marker goes to `outbox/` at the hand-over).
+    /// Whether a `completed` or `expired` event must be told (a marker goes to `outbox/` at the
+    /// hand-over or when it expires).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub announce: bool,
     /// Fields that we do not know, kept as they came.

@@ -8,6 +8,7 @@
 pub(crate) mod command;
 pub(crate) mod endpoint;
 pub(crate) mod on_create;
+pub(crate) mod webhook;
 
 use std::io;
 use std::str::FromStr;

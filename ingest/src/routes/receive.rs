@@ -28,12 +28,27 @@ pub(super) async fn receive(
     kind: Kind,
 ) -> Result<Reached, IngestError> {
     let (id, record) = (held.seat.id(), held.ledger.record().ok_or(Refusal::Locked)?);
-    let mut append = prepare(ingest, held, plan, &record, kind)?;
+    let received = receive_held(ingest, request, held, plan, (kind, &record)).await;
+    if let Some(refusal) = received.as_ref().err().and_then(IngestError::failure) {
+        ingest.uploads.failed(id, &record, &refusal);
+    }
+    received
+}
+
+async fn receive_held(
+    ingest: &Ingest,
+    request: &Request,
+    held: Held,
+    plan: &patch::Append,
+    (kind, record): (Kind, &Record),
+) -> Result<Reached, IngestError> {
+    let id = held.seat.id();
+    let mut append = prepare(ingest, held, plan, record, kind)?;
     let checksum = match &plan.verify {
         Verify::Digest(announced) => Some(Hasher::new(announced.algorithm)),
         Verify::Nothing | Verify::Trailer => None,
     };
-    let whole = (kind == Kind::Whole).then(|| ingest.uploads.digests.take(id, &record, plan.at));
+    let whole = (kind == Kind::Whole).then(|| ingest.uploads.digests.take(id, record, plan.at));
     let mut taps = Taps {
         checksum,
         whole: whole.flatten(),
@@ -69,7 +84,7 @@ pub(super) async fn receive(
     let running = taps.whole.filter(|running| running.upto() == position);
     let whole = match whole {
         Some(length) => {
-            let (checked, verdict) = check(ingest, append, running, record).await?;
+            let (checked, verdict) = check(ingest, append, running, record.clone()).await?;
             append = checked;
             let whole = Some(length).filter(|_| verdict.is_ok());
             ended = ended.and(verdict);

@@ -8,6 +8,7 @@ mod connections;
 mod create;
 mod digest;
 mod draft;
+mod events;
 mod http;
 mod on_create;
 mod resume;

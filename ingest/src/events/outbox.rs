@@ -1,0 +1,260 @@
+//! Events that are owed: told at least once, whoever is killed when.
+//!
+//! The hand-over leaves a marker in `outbox/` before the upload becomes visible as completed, and
+//! so does the janitor when it lets an upload expire. Here the marker is taken (by its lock, so
+//! that two processes seldom tell the same), everyone is told, and the marker goes. Who is killed
+//! before that leaves it to whoever looks next: at start, and every minute.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::Duration;
+
+use shared::durable::{self, DiskError};
+use shared::id::UploadId;
+use shared::layout::{Dir, Entry};
+use shared::lock::{DataLock, TryLock};
+use shared::lookup::{self, Found, State};
+use shared::spool::Spool;
+use shared::time::UnixTime;
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, oneshot};
+use tokio::task::spawn_blocking;
+use tokio::time::{sleep, timeout};
+
+use super::event::{Detail, Event, Kind};
+use super::teller::{Teller, Told};
+
+/// How often the directory is looked through.
+const WALK_EVERY: Duration = Duration::from_secs(60);
+/// Uploads seen to at a time; what is beyond stays in the directory until a later walk.
+const OWED_MAX: usize = 10_000;
+/// Listeners called at a time.
+const JOBS: usize = 8;
+/// First and longest wait after a failure.
+const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
+const SETTLED_POLL: Duration = Duration::from_millis(20);
+
+/// What is owed, as far as this process knows.
+pub(crate) struct Outbox {
+    spool: Arc<Spool>,
+    teller: Arc<Teller>,
+    owed: Mutex<HashSet<UploadId>>,
+    jobs: Semaphore,
+    runtime: OnceLock<Handle>,
+}
+
+/// What came of seeing to one marker.
+enum Seen {
+    /// Nothing is owed any more, or somebody else sees to it.
+    Settled,
+    /// The upload is not where it must be for this to be told; a later walk will see.
+    TooEarly,
+    /// Not everyone could be told.
+    Failed(Told),
+}
+
+impl Outbox {
+    pub(super) fn new(spool: Arc<Spool>, teller: Arc<Teller>) -> Self {
+        Self {
+            spool,
+            teller,
+            owed: Mutex::default(),
+            jobs: Semaphore::new(JOBS),
+            runtime: OnceLock::new(),
+        }
+    }
+
+    /// Looks through the directory now and again and again.
+    pub(super) fn start(self: &Arc<Self>, runtime: Handle) {
+        let outbox = Arc::downgrade(self);
+        let runtime = self.runtime.get_or_init(|| runtime);
+        runtime.spawn(async move {
+            while let Some(outbox) = Weak::upgrade(&outbox) {
+                let walk = spawn_blocking(move || outbox.walk());
+                if let Ok(Err(error)) = walk.await {
+                    tracing::warn!(%error, "cannot look through the outbox");
+                }
+                sleep(WALK_EVERY).await;
+            }
+        });
+    }
+
+    fn walk(self: &Arc<Self>) -> Result<(), DiskError> {
+        for entry in self.spool.entries(Dir::Outbox)? {
+            if let Entry::Event(upload) = entry?
+                && !self.owe(upload, None)
+            {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Sees to an upload's marker, once `after` has come. `false` if there is too much to do.
+    pub(super) fn owe(
+        self: &Arc<Self>,
+        upload: UploadId,
+        after: Option<oneshot::Receiver<()>>,
+    ) -> bool {
+        let Some(runtime) = self.runtime.get() else {
+            return false;
+        };
+        {
+            let mut owed = self.owed();
+            if OWED_MAX <= owed.len() {
+                return false;
+            }
+            if !owed.insert(upload) {
+                return true;
+            }
+        }
+        let outbox = Arc::clone(self);
+        runtime.spawn(async move {
+            if let Some(after) = after {
+                timeout(outbox.teller.timeout, after).await.ok();
+            }
+            outbox.see_to(upload).await;
+            outbox.owed().remove(&upload);
+        });
+        true
+    }
+
+    /// Waits until nothing is being told for the first time. What waits for its next attempt is
+    /// not waited for.
+    pub(super) async fn settled(&self) {
+        while !self.owed().is_empty() {
+            sleep(SETTLED_POLL).await;
+        }
+    }
+
+    async fn see_to(self: &Arc<Self>, upload: UploadId) {
+        let (mut delay, most) = BACKOFF;
+        let mut told = Told::default();
+        loop {
+            match self.try_to_tell(upload, told).await {
+                Ok(Seen::Settled | Seen::TooEarly) => return,
+                Ok(Seen::Failed(now)) => told = now,
+                Err(error) => {
+                    tracing::error!(upload_id = %upload, %error, "cannot tell what is owed")
+                }
+            }
+            // Not all at once after an outage.
+            sleep(delay.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+            delay = (delay * 2).min(most);
+        }
+    }
+
+    async fn try_to_tell(
+        self: &Arc<Self>,
+        upload: UploadId,
+        told: Told,
+    ) -> Result<Seen, DiskError> {
+        let Ok(_job) = self.jobs.acquire().await else {
+            return Ok(Seen::Settled);
+        };
+        let outbox = Arc::clone(self);
+        let taken = spawn_blocking(move || outbox.take(upload)).await;
+        let Some((marker, found)) = taken.unwrap_or(Ok(None))? else {
+            return Ok(Seen::Settled);
+        };
+        let kinds = match found.as_ref().map(owed_kinds) {
+            None => Vec::new(),
+            Some(None) => return Ok(Seen::TooEarly),
+            Some(Some(kinds)) => kinds,
+        };
+        if let Some(found) = &found {
+            for kind in kinds.into_iter().filter(|kind| self.teller.wants(*kind)) {
+                let now = UnixTime::now();
+                let event = Event::new(kind, upload, &found.record, Detail::None, now);
+                let told = self.teller.tell(&event, told).await;
+                if !told.all() {
+                    return Ok(Seen::Failed(told));
+                }
+            }
+        } else {
+            tracing::warn!(upload_id = %upload, "an event was owed about an upload that is no more");
+        }
+        durable::unlink(&self.spool.layout().event(upload))?;
+        drop(marker);
+        Ok(Seen::Settled)
+    }
+
+    /// Locks a marker and looks its upload up. `None` if another process has it, or has told.
+    fn take(&self, upload: UploadId) -> Result<Option<(DataLock, Option<Found>)>, DiskError> {
+        match DataLock::try_lock(&self.spool.layout().event(upload))? {
+            TryLock::Held(marker) => Ok(Some((marker, lookup::find(&self.spool, upload)?))),
+            TryLock::Busy | TryLock::Missing => Ok(None),
+        }
+    }
+
+    fn owed(&self) -> MutexGuard<'_, HashSet<UploadId>> {
+        self.owed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a marker owes, by what has become of its upload; `None` while that is not yet certain: the
+/// marker comes before the hand-over.
+fn owed_kinds(found: &Found) -> Option<Vec<Kind>> {
+    let finished = found.record.finished_at.is_some();
+    match found.state() {
+        State::Receiving => None,
+        State::Expired if finished => Some(vec![Kind::Completed, Kind::Expired]),
+        State::Expired => Some(vec![Kind::Expired]),
+        State::Terminated if !finished => Some(Vec::new()),
+        State::Joined => Some(Vec::new()),
+        State::Terminated
+        | State::Queued
+        | State::Processing
+        | State::Deferred
+        | State::Held
+        | State::Delivered
+        | State::Failed => Some(vec![Kind::Completed]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::layout::RecordAt;
+    use shared::record::{Place, Record};
+    use shared::size::Length;
+
+    use super::*;
+
+    fn owed(at: RecordAt, place: Place, finished: bool) -> Option<Vec<Kind>> {
+        let mut record = Record::new(Some(Length(0)), UnixTime::default());
+        record.place = place;
+        record.finished_at = finished.then(UnixTime::now);
+        owed_kinds(&Found { at, record })
+    }
+
+    #[test]
+    fn a_completion_is_owed_whatever_came_after_it_and_never_before() {
+        use Place as P;
+        assert_eq!(owed(RecordAt::Uploads, P::Uploads, true), None);
+        for place in [P::Completed, P::Claimed, P::Deferred, P::Held] {
+            for finished in [false, true] {
+                let owed = owed(RecordAt::Completed, place, finished);
+                assert_eq!(owed, Some(vec![Kind::Completed]), "{place:?}");
+            }
+        }
+        for (at, place) in [
+            (RecordAt::Failed, P::Failed),
+            (RecordAt::Receipts, P::Delivered),
+            (RecordAt::Receipts, P::Terminated),
+        ] {
+            assert_eq!(
+                owed(at, place, true),
+                Some(vec![Kind::Completed]),
+                "{place:?}"
+            );
+        }
+        let both = vec![Kind::Completed, Kind::Expired];
+        assert_eq!(owed(RecordAt::Receipts, P::Expired, true), Some(both));
+        assert_eq!(
+            owed(RecordAt::Receipts, P::Expired, false),
+            Some(vec![Kind::Expired])
+        );
+        assert_eq!(owed(RecordAt::Receipts, P::Terminated, false), Some(vec![]));
+        assert_eq!(owed(RecordAt::Receipts, P::Joined, false), Some(vec![]));
+    }
+}
