@@ -198,17 +198,17 @@ impl Report {
             &tallies,
         );
         family(
-            "spool_uploads",
+            "janitor_last_pass_uploads",
             "Data files in the spool.",
             &per_dir(&|s| s.uploads),
         );
         family(
-            "spool_bytes",
+            "janitor_last_pass_bytes",
             "Sizes of the data files in the spool.",
             &per_dir(&|s| s.bytes),
         );
         family(
-            "spool_oldest_age_seconds",
+            "janitor_last_pass_oldest_age_seconds",
             "Longest time since a data file changed.",
             &per_dir(&|s| s.oldest_seconds),
         );
@@ -387,7 +387,7 @@ mod tests {
             "# TYPE tuspool_janitor_last_pass_results gauge",
             "tuspool_janitor_last_pass_results{what=\"stale_removed\"} 2",
             "tuspool_janitor_last_pass_timestamp_seconds 12.500000",
-            "tuspool_spool_uploads{dir=\"completed\"} 2",
+            "tuspool_janitor_last_pass_uploads{dir=\"completed\"} 2",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} in\n{text}");
         }

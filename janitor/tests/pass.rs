@@ -152,7 +152,7 @@ fn figures_are_written_for_prometheus() {
     let line = "tuspool_janitor_last_pass_results{what=\"stale_removed\"} 1";
     assert!(text.contains(line), "{text}");
     assert!(
-        text.contains("tuspool_spool_bytes{dir=\"uploads\"} 3"),
+        text.contains("tuspool_janitor_last_pass_bytes{dir=\"uploads\"} 3"),
         "{text}"
     );
 }
