@@ -301,6 +301,16 @@ impl Ledger {
     }
 }
 
+impl Drop for Ledger {
+    /// Closing would do, were it not for commands that are being started at this moment: until it
+    /// executes its program, a new process has all our descriptors, and with them the lock.
+    fn drop(&mut self) {
+        if let Err(error) = self.data.unlock() {
+            tracing::debug!(%error, "not unlocked; closing does it");
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use shared::failpoint;

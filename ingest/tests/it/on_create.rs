@@ -3,7 +3,6 @@
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::mpsc;
-use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use shared::record;
@@ -158,13 +157,11 @@ fn a_command_that_crashes_hangs_or_talks_nonsense_refuses_and_the_server_goes_on
     for script in cases {
         let flags = ["--on-create", &shell(script), "--on-create-timeout", "1s"];
         let server = TestServer::start(&flags);
-        let began = Instant::now();
         let refused = create(&server, "").expect(503, &[("retry-after", "1")]);
         assert!(
             refused.body.starts_with("undecided: "),
             "{script}: {refused:?}"
         );
-        assert!(began.elapsed() < PATIENCE, "{script}");
         assert!(is_empty(&server), "{script}");
     }
 }
@@ -210,17 +207,10 @@ fn one_that_hangs_holds_up_nobody_who_does_not_create() {
 
 #[test]
 fn those_who_wait_for_their_turn_are_answered_in_time_too() {
-    let flags = [
-        "--on-create",
-        "sleep 1000",
-        "--on-create-jobs",
-        "1",
-        "--on-create-timeout",
-        "1s",
-    ];
-    let server = TestServer::start(&flags);
-    let began = Instant::now();
-    let mut waiting: Vec<_> = (0..8).map(|_| server.connect()).collect();
+    let jobs = ["--on-create-jobs", "1", "--on-create-timeout", "1s"];
+    let server = TestServer::start(&[&["--on-create", "sleep 1000"][..], &jobs].concat());
+    // One after the other they would take longer than the client waits for any answer.
+    let mut waiting: Vec<_> = (0..30).map(|_| server.connect()).collect();
     for connection in &mut waiting {
         connection.send(format!(
             "POST /files/ HTTP/1.1\r\nHost: x\r\n{TUS}Upload-Length: 5\r\n\r\n"
@@ -229,6 +219,4 @@ fn those_who_wait_for_their_turn_are_answered_in_time_too() {
     for connection in &mut waiting {
         connection.response().expect(503, &[]);
     }
-    // One after the other they would have taken eight seconds.
-    assert!(began.elapsed() < Duration::from_secs(7));
 }
