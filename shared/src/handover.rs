@@ -286,7 +286,9 @@ pub fn recover_locked(
                 }
             }
             Next::MoveData => {
-                durable::rename(&layout.data(id, at), &layout.data(id, DataAt::Completed))?;
+                // Never over another file, whoever put it there.
+                let to = layout.data(id, DataAt::Completed);
+                durable::rename_noreplace(&layout.data(id, at), &to)?;
                 at = DataAt::Completed;
             }
             Next::DropUploadsRecord => drop(durable::unlink(&in_uploads)?),

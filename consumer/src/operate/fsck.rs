@@ -17,7 +17,7 @@ use shared::layout::{DataAt, Dir, Entry, RecordAt};
 use shared::lock::{DataLock, TryLock};
 use shared::operate;
 use shared::orphan::{self, Rules};
-use shared::record::{self, Record};
+use shared::record::{self, Place, Record};
 use shared::settle;
 use shared::spool::Spool;
 use shared::startup::Failure;
@@ -259,10 +259,11 @@ fn judge_data(
 /// with. Whether nothing is wrong any more.
 fn repair(spool: &Arc<Spool>, id: UploadId, now: UnixTime) -> Result<bool, Failure> {
     // Each round brings it nearer to an end; the bound is for what keeps changing.
-    for _ in 0..4 {
+    for _ in 0..8 {
         let names = names_of(spool, id)?;
         let wrongs = judge(spool, id, &names);
-        let Some(wrong) = wrongs.first().copied() else {
+        let several = wrongs.iter().find(|wrong| **wrong == Wrong::TwoNames);
+        let Some(wrong) = several.or(wrongs.first()).copied() else {
             return Ok(true);
         };
         if let Err(error) = step(spool, id, &names, wrong, now) {
@@ -281,6 +282,10 @@ fn step(
     now: UnixTime,
 ) -> Result<(), DiskError> {
     let layout = spool.layout();
+    if wrong == Wrong::TwoNames {
+        // First of all: the steps below expect one file.
+        return one_name(spool, id, names, now);
+    }
     let rules = Rules {
         lease: None,
         max_attempts: u32::MAX,
@@ -297,23 +302,104 @@ fn step(
         operate::settle_backward(spool, id)?;
     }
     handover::recover(spool, id, now)?;
+    // Those steps may have been enough; what follows is for what they leave.
+    if judge(spool, id, &names_of(spool, id)?) != judge(spool, id, names) {
+        return Ok(());
+    }
     match wrong {
-        Wrong::StaleReason if !names.data.contains(&DataAt::Failed) => {
-            durable::unlink(&layout.reason(id)).map(drop)
+        Wrong::TwoRecords => one_record(spool, id, names),
+        Wrong::Unfinished(_) => bring_record(spool, id, names),
+        Wrong::NoData(at) => expire(spool, id, at, now),
+        Wrong::Unreadable(at) if names.data.iter().all(|data| home(*data) != at) => {
+            durable::unlink(&layout.record(id, at)).map(drop)
         }
+        Wrong::StaleReason => durable::unlink(&layout.reason(id)).map(drop),
         Wrong::NoRecord(_) | Wrong::Unreadable(_) | Wrong::Torn(_) => {
             bury(spool, id, &wrong.text(), now)
         }
-        _ => Ok(()),
+        Wrong::TwoNames | Wrong::Orphan(_) | Wrong::StaleState(_) => Ok(()),
     }
 }
 
-/// Moves data that nobody could go on with to `failed/`, unless it lies there or is held.
-fn bury(spool: &Spool, id: UploadId, why: &str, now: UnixTime) -> Result<(), DiskError> {
-    for at in names_of(spool, id)?.data {
-        if at == DataAt::Failed {
+/// Of several names, the first by the order of flow stays. A second name of the same file is
+/// taken away; another file becomes a dead letter of its own, under a new id.
+fn one_name(
+    spool: &Arc<Spool>,
+    id: UploadId,
+    names: &Names,
+    now: UnixTime,
+) -> Result<(), DiskError> {
+    let layout = spool.layout();
+    let by_record = |at: &&DataAt| names.records.contains(&home(**at));
+    let kept = names.data.iter().find(by_record).or(names.data.first());
+    let Some(&kept) = kept else { return Ok(()) };
+    let TryLock::Held(lock) = DataLock::try_lock(&layout.data(id, kept))? else {
+        return Ok(()); // somebody works on it
+    };
+    for &at in names.data.iter().filter(|at| **at != kept) {
+        let path = layout.data(id, at);
+        if lock.is_at(&path)? {
+            durable::unlink(&path)?;
             continue;
         }
+        let TryLock::Held(other) = DataLock::try_lock(&path)? else {
+            continue;
+        };
+        let rescued = UploadId::generate();
+        let why = format!(
+            "a second file of upload {id}, found in {}/",
+            at.dir().name()
+        );
+        durable::rename_noreplace(&path, &layout.data(rescued, DataAt::Completed))?;
+        settle::bury(spool, rescued, &other, DataAt::Completed, &why, now)?;
+    }
+    Ok(())
+}
+
+/// Of several records, the one where the data's should be stays, or else the last.
+fn one_record(spool: &Spool, id: UploadId, names: &Names) -> Result<(), DiskError> {
+    let home = names
+        .data
+        .first()
+        .map(|at| home(*at))
+        .filter(|at| names.records.contains(at));
+    let Some(kept) = home.or(names.records.last().copied()) else {
+        return Ok(());
+    };
+    for &at in names.records.iter().filter(|at| **at != kept) {
+        durable::unlink(&spool.layout().record(id, at))?;
+    }
+    Ok(())
+}
+
+/// The only record is not where the data's should be: it is moved there.
+fn bring_record(spool: &Spool, id: UploadId, names: &Names) -> Result<(), DiskError> {
+    if let ([data], [record]) = (names.data.as_slice(), names.records.as_slice()) {
+        let (from, to) = (
+            spool.layout().record(id, *record),
+            spool.layout().record(id, home(*data)),
+        );
+        durable::rename_noreplace(&from, &to)?;
+    }
+    Ok(())
+}
+
+/// The data is nowhere: the upload has come to an end that nobody wrote down.
+fn expire(spool: &Spool, id: UploadId, at: RecordAt, now: UnixTime) -> Result<(), DiskError> {
+    let path = spool.layout().record(id, at);
+    let opened = spool.open_record(path.clone(), shared::ending::temp_dir(at), id);
+    if let Ok((file, mut record)) = opened {
+        record.set_ending(Place::Expired, now);
+        file.write_head(&record)?;
+        durable::rename(&path, &spool.layout().record(id, RecordAt::Receipts))?;
+    }
+    Ok(())
+}
+
+/// Moves data that nobody could go on with to `failed/`, unless somebody holds it; what lies there
+/// already gets its reason.
+fn bury(spool: &Spool, id: UploadId, why: &str, now: UnixTime) -> Result<(), DiskError> {
+    for at in names_of(spool, id)?.data {
         if let TryLock::Held(lock) = DataLock::try_lock(&spool.layout().data(id, at))? {
             return settle::bury(spool, id, &lock, at, why, now);
         }

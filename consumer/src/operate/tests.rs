@@ -239,3 +239,116 @@ fn damage_is_reported_and_repaired_and_no_data_is_lost() {
         assert_eq!(kept.count(), 1, "{expected}");
     }
 }
+
+/// One thing that goes wrong with the files of an upload.
+#[derive(Debug, Clone)]
+enum Harm {
+    RemoveRecord(usize),
+    SpoilRecord(usize, usize),
+    CopyRecord(usize),
+    MoveData(usize),
+    LinkData(usize),
+    OtherData(usize),
+    State,
+    Reason,
+}
+
+const PLACES: [DataAt; 5] = [
+    DataAt::Uploads,
+    DataAt::Completed,
+    DataAt::Deferred(1),
+    DataAt::Held,
+    DataAt::Failed,
+];
+
+fn harm(case: &Case, id: UploadId, harm: &Harm) {
+    let layout = case.spool.layout();
+    let record = |n: &usize| layout.record(id, RecordAt::ALL[n % RecordAt::ALL.len()]);
+    let data = || {
+        PLACES
+            .iter()
+            .map(|at| layout.data(id, *at))
+            .find(|path| path.is_file())
+    };
+    let to = |n: &usize| layout.data(id, PLACES[n % PLACES.len()]);
+    // What cannot be done (nothing is there) is not done.
+    match harm {
+        Harm::RemoveRecord(n) => drop(std::fs::remove_file(record(n))),
+        Harm::SpoilRecord(n, length) => {
+            if let Ok(bytes) = std::fs::read(record(n)) {
+                std::fs::write(record(n), &bytes[..length % bytes.len().max(1)]).unwrap();
+            }
+        }
+        Harm::CopyRecord(n) => {
+            let all = RecordAt::ALL.map(|at| layout.record(id, at));
+            let from = all.into_iter().find(|path| path.is_file());
+            if let Some(from) = from.filter(|from| *from != record(n)) {
+                std::fs::copy(&from, record(n)).unwrap();
+            }
+        }
+        Harm::MoveData(n) => {
+            drop(data().map(|from| shared::durable::rename_noreplace(&from, &to(n))))
+        }
+        Harm::LinkData(n) => drop(data().map(|from| shared::durable::link(&from, &to(n)))),
+        Harm::OtherData(n) => {
+            if !to(n).is_file() {
+                std::fs::write(to(n), "other").unwrap();
+            }
+        }
+        Harm::State => {
+            std::fs::write(layout.state(id, shared::id::ClaimId::generate()), "{").unwrap();
+        }
+        Harm::Reason => std::fs::write(layout.reason(id), "{}").unwrap(),
+    }
+}
+
+/// The content of every data file in the spool, without repetition.
+fn contents(case: &Case) -> std::collections::BTreeSet<Vec<u8>> {
+    use shared::layout::{Dir, Entry};
+    let entries = Dir::ALL
+        .iter()
+        .flat_map(|dir| case.spool.entries(*dir).unwrap());
+    let data = entries.filter_map(|entry| match entry.unwrap() {
+        Entry::Data(id, at) => Some(std::fs::read(case.spool.layout().data(id, at)).unwrap()),
+        _ => None,
+    });
+    data.collect()
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig {
+        cases: 40,
+        failure_persistence: None,
+        ..Default::default()
+    })]
+    #[test]
+    fn whatever_the_damage_a_repair_keeps_all_data_and_leaves_a_sound_spool(
+        harms in proptest::collection::vec(harms(), 1..5)
+    ) {
+        let case = Case::new();
+        let id = case.upload();
+        for one in &harms {
+            harm(&case, id, one);
+        }
+        let before = contents(&case);
+        case.fsck(true);
+        let (sound, told) = case.fsck(false);
+        proptest::prop_assert!(sound, "{harms:?}: {told}");
+        let after = contents(&case);
+        proptest::prop_assert!(before.is_subset(&after), "{harms:?}: {before:?} {after:?}");
+    }
+}
+
+fn harms() -> impl proptest::strategy::Strategy<Value = Harm> {
+    use proptest::prelude::*;
+    prop_oneof![
+        (0..4usize).prop_map(Harm::RemoveRecord),
+        (0..4usize, 0..2000usize).prop_map(|(n, length)| Harm::SpoilRecord(n, length)),
+        (0..4usize).prop_map(Harm::CopyRecord),
+        (0..5usize).prop_map(Harm::MoveData),
+        (0..5usize).prop_map(Harm::LinkData),
+        (0..5usize).prop_map(Harm::OtherData),
+        Just(Harm::State),
+        Just(Harm::Reason),
+    ]
+}
