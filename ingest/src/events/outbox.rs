@@ -32,6 +32,8 @@ const OWED_MAX: usize = 10_000;
 const JOBS: usize = 8;
 /// First and longest wait after a failure.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
+/// Looks at a hand-over that is not finished before it is left to a later walk.
+const EARLY_MAX: u32 = 4;
 const SETTLED_POLL: Duration = Duration::from_millis(20);
 
 /// What is owed, as far as this process knows.
@@ -47,7 +49,7 @@ pub(crate) struct Outbox {
 enum Seen {
     /// Nothing is owed any more, or somebody else sees to it.
     Settled,
-    /// The upload is not where it must be for this to be told; a later walk will see.
+    /// Its hand-over is not finished: somebody is at it, or will be.
     TooEarly,
     /// Not everyone could be told.
     Failed(Told),
@@ -129,10 +131,12 @@ impl Outbox {
 
     async fn see_to(self: &Arc<Self>, upload: UploadId) {
         let (mut delay, most) = BACKOFF;
-        let mut told = Told::default();
+        let (mut told, mut early) = (Told::default(), 0);
         loop {
             match self.try_to_tell(upload, told).await {
-                Ok(Seen::Settled | Seen::TooEarly) => return,
+                Ok(Seen::Settled) => return,
+                Ok(Seen::TooEarly) if early == EARLY_MAX => return,
+                Ok(Seen::TooEarly) => early += 1,
                 Ok(Seen::Failed(now)) => told = now,
                 Err(error) => {
                     tracing::error!(upload_id = %upload, %error, "cannot tell what is owed")
