@@ -188,7 +188,7 @@ fn the_command_leads_its_own_session() {
 #[test]
 fn what_takes_too_long_is_ended_with_all_its_children() {
     let mut case = Case::new();
-    case.timeout = Duration::from_millis(300);
+    case.timeout = Duration::from_secs(2);
     let report = case.sh("sleep 1000 & echo $! > $D/child; sleep 1000");
     assert_eq!(report.end, End::TimedOut);
     assert!(!lives(&case.read("child")));
@@ -197,7 +197,7 @@ fn what_takes_too_long_is_ended_with_all_its_children() {
 #[test]
 fn what_ignores_sigterm_is_killed_after_the_grace() {
     let mut case = Case::new();
-    case.timeout = Duration::from_millis(300);
+    case.timeout = Duration::from_secs(2);
     case.grace = Duration::from_millis(100);
     let script = "trap '' TERM; echo $$ > $D/pid; while :; do sleep 0.1; done";
     assert_eq!(case.sh(script).end, End::TimedOut);
@@ -207,7 +207,7 @@ fn what_ignores_sigterm_is_killed_after_the_grace() {
 #[test]
 fn a_polite_exit_after_the_timeout_is_still_a_timeout() {
     let mut case = Case::new();
-    case.timeout = Duration::from_millis(300);
+    case.timeout = Duration::from_secs(2);
     let script = "trap 'touch $D/trapped; exit 0' TERM; while :; do sleep 0.01; done";
     assert_eq!(case.sh(script).end, End::TimedOut);
     assert!(
@@ -219,7 +219,7 @@ fn a_polite_exit_after_the_timeout_is_still_a_timeout() {
 #[test]
 fn a_stopped_command_is_ended_too() {
     let mut case = Case::new();
-    case.timeout = Duration::from_millis(300);
+    case.timeout = Duration::from_secs(2);
     assert_eq!(case.sh("kill -STOP $$").end, End::TimedOut);
 }
 
