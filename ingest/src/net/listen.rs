@@ -93,7 +93,7 @@ fn sort(inherited: Vec<Inherited>) -> Result<Sorted, ListenError> {
     Ok((uploads, admin))
 }
 
-/// A listener on `addr`, non-blocking, ready for [`crate::run`]. Port 0 lets the kernel choose.
+/// A listener on `addr`, non-blocking, ready for the server. Port 0 lets the kernel choose.
 ///
 /// # Errors
 /// Whatever `socket`, `bind` and `listen` say, most often that the address is in use.
