@@ -28,3 +28,4 @@ mod resume;
 mod shutdown;
 mod systemd;
 mod tussi;
+mod tussi_table;
