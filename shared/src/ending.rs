@@ -102,7 +102,17 @@ fn end_locked(
         return Ok(End::Spared);
     }
     record.set_ending(how, now);
-    file.write_head(&record)?;
+    match file.write_head(&record) {
+        // A filesystem that overwrites nothing in place (btrfs) needs room even for this, and has
+        // it only once the freed blocks are known to be free.
+        Err(error) if error.is_full() => {
+            let data = spool.layout().data(id, data_at);
+            cut(lock, &data)?;
+            durable::sync_data(lock.file(), &data)?;
+            file.write_head(&record)?;
+        }
+        written => written?,
+    }
     if spool.durability().syncs_finish() {
         file.sync()?;
     }

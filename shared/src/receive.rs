@@ -251,8 +251,12 @@ impl Receiving {
             durable::sync_data(self.data(), &self.data_path())?;
             failpoint::hit(Failpoint::AdvanceDataSynced).on("advance", self.file.path())?;
         }
-        self.mark(to, now)?;
-        self.sync_record()
+        let before = self.record.clone();
+        let advanced = self.mark(to, now).and_then(|()| self.sync_record());
+        if advanced.is_err() {
+            self.take_back(before);
+        }
+        advanced
     }
 
     /// Moves the watermark over data that the caller has synced (if the mode asks for it). Not
@@ -338,7 +342,8 @@ impl Receiving {
             self.give_back_unsynced()?;
             return Err(error);
         }
-        let mut record = self.record.clone();
+        let before = self.record.clone();
+        let mut record = before.clone();
         record.offset = to;
         if to != self.record.offset {
             record.last_write = now;
@@ -353,12 +358,23 @@ impl Receiving {
                 self.record = record;
             }
         }
-        if durably {
-            self.file.sync()?;
+        if durably && let Err(error) = self.file.sync() {
+            self.take_back(before);
+            return Err(error);
         }
         let announce = self.record.rest.announce;
         handover::publish(&self.spool, self.id, self.file.path(), announce)?;
         Ok(self.record)
+    }
+
+    /// After a sync of the record that failed: HEAD reads what was written, synced or not, and
+    /// would go on telling of an offset that a power cut takes back.
+    fn take_back(&mut self, before: Record) {
+        match self.file.write_head(&before) {
+            Ok(()) => self.record = before,
+            // A disk that takes nothing any more. The bytes up to the newer offset are synced.
+            Err(error) => tracing::error!(upload_id = %self.id, %error, "the offset stays ahead"),
+        }
     }
 
     /// A power cut can take bytes that were not synced and leave the record that tells of them.

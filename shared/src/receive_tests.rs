@@ -4,7 +4,7 @@ use super::*;
 use crate::durable::Durability;
 use crate::ending::{End, end};
 use crate::lookup::{self, State};
-use crate::record::Place;
+use crate::record::{self, Place};
 use crate::spool::Options;
 
 fn spool(dir: &tempfile::TempDir) -> Arc<Spool> {
@@ -259,4 +259,20 @@ fn nothing_is_appended_behind_bytes_that_are_missing() {
     patch.data().set_len(3).unwrap();
     drop(patch);
     assert_eq!(opened(&spool, id).record().offset, Offset(0));
+}
+
+#[test]
+fn a_watermark_whose_record_cannot_be_synced_is_taken_back_for_all_who_look() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = spool(&dir);
+    let mut receiving = create(&spool, 10);
+    let id = receiving.id();
+    receiving.data().write_all_at(b"hello", 0).unwrap();
+    receiving.advance(Offset(3), now(1)).unwrap();
+    let scope = failpoint::scoped("advance.marked=error:EIO").unwrap();
+    receiving.advance(Offset(5), now(2)).unwrap_err();
+    drop(scope);
+    let seen = record::read(&spool.layout().record(id, RecordAt::Uploads)).unwrap();
+    assert_eq!(seen.offset, Offset(3));
+    assert_eq!(receiving.record().offset, Offset(3));
 }
