@@ -15,14 +15,26 @@ pub enum Loss {
     Upload(u32),
     /// HEAD reports less than was acknowledged.
     Bytes(u32),
-    /// A byte below a reported offset, or in something handed over, is wrong.
-    Corrupt(u32),
+    /// A byte below a reported offset, or in something handed over, is wrong: in which upload,
+    /// sent how, the first wrong position, and up to where it should have been right.
+    Corrupt(u32, Shape, usize, usize),
     /// The data of an upload that was reported complete is nowhere.
     Data(u32),
     /// An upload that was begun cannot be resumed, or not be finished.
     Stuck(u32, String),
     /// A file was delivered that nobody sent.
     Unknown(String),
+}
+
+/// How many uploads have a smaller offset now than a HEAD showed while a PATCH was under way.
+#[must_use]
+pub fn taken_back(tus: &Tus, entries: &[Entry]) -> usize {
+    let is_behind = |entry: &&Entry| {
+        let Some(url) = &entry.url else { return false };
+        let head = tus.request("HEAD", url, &[], b"");
+        head.header("Upload-Offset").is_some() && offset_of(&head) < entry.shown
+    };
+    entries.iter().filter(is_behind).count()
 }
 
 /// What counts as the offset of an upload that is not complete.
@@ -120,10 +132,7 @@ impl Audit<'_> {
         if self.offset == Offset::FileSize {
             offset = bytes.len().min(content.len());
         }
-        let right = content
-            .get(..offset)
-            .is_some_and(|wanted| bytes.starts_with(wanted));
-        (!right).then_some(Loss::Corrupt(entry.number))
+        corrupt(entry, &bytes, content.get(..offset).unwrap_or(content))
     }
 }
 
@@ -135,12 +144,18 @@ fn check_delivered(spool: &SpoolView, out: &Path, entry: &Entry, content: &[u8])
         let found = in_spool.or_else(|| delivered(out).remove(&entry.number)?.pop());
         let Some(path) = found else { continue };
         match std::fs::read(&path) {
-            Ok(bytes) if bytes == content => return None,
-            Ok(_) => return Some(Loss::Corrupt(entry.number)),
+            Ok(bytes) => return corrupt(entry, &bytes, content),
             Err(_) => continue,
         }
     }
     Some(Loss::Data(entry.number))
+}
+
+/// Whether `bytes` begin with what is wanted; where they do not.
+fn corrupt(entry: &Entry, bytes: &[u8], wanted: &[u8]) -> Option<Loss> {
+    let same = bytes.iter().zip(wanted).take_while(|(a, b)| a == b).count();
+    let loss = Loss::Corrupt(entry.number, entry.shape, same, wanted.len());
+    (same < wanted.len()).then_some(loss)
 }
 
 /// After everything has been resumed and delivered: whether each upload of the ledger lies in the
@@ -167,9 +182,8 @@ pub fn delivered_whole(out: &Path, ledger: &Ledger) -> Vec<Loss> {
             losses.push(Loss::Data(entry.number));
         }
         for copy in copies {
-            if !std::fs::read(copy).is_ok_and(|bytes| bytes == content) {
-                losses.push(Loss::Corrupt(entry.number));
-            }
+            let bytes = std::fs::read(copy).unwrap_or_default();
+            losses.extend(corrupt(&entry, &bytes, &content));
         }
     }
     let unknown = found.into_values().flatten();

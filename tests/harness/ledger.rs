@@ -6,7 +6,7 @@ use crate::client::Tus;
 use crate::payload;
 
 /// A way to send an upload.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Shape {
     /// All of it in the request that creates it.
     Whole,
@@ -61,8 +61,11 @@ pub struct Entry {
     pub length: usize,
     /// The resource, once a 201 came.
     pub url: Option<String>,
-    /// The largest offset that a 2xx or a HEAD reported.
+    /// The largest offset that a 2xx to a POST or PATCH told, or a HEAD while nobody wrote.
     pub acknowledged: usize,
+    /// The largest offset that a HEAD showed while a PATCH was under way. The watermark can be read
+    /// before its own sync is over, so a power cut may take this one back (not its bytes).
+    pub shown: usize,
     /// Whether the client was told that all of it has arrived.
     pub complete: bool,
     /// The parts, for a concatenation.
@@ -133,6 +136,7 @@ impl Ledger {
             length,
             url,
             acknowledged,
+            shown: 0,
             complete,
             parts: Vec::new(),
             refused: None,

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::needs::{Need, run};
+use crate::wait::wait_until;
 
 /// What it takes to make one.
 pub const NEEDS: [Need; 5] = [
@@ -38,7 +39,8 @@ impl Kind {
 
     fn mkfs(self) -> Command {
         let (program, options): (_, &[&str]) = match self {
-            Self::Ext4 => ("mkfs.ext4", &["-q", "-F"]),
+            // No blocks kept for root, who runs the tests: full is full.
+            Self::Ext4 => ("mkfs.ext4", &["-q", "-F", "-m", "0"]),
             Self::Xfs => ("mkfs.xfs", &["-q", "-f"]),
             Self::Btrfs => ("mkfs.btrfs", &["-q", "-f"]),
         };
@@ -62,9 +64,47 @@ pub struct LoopFs {
     kind: Kind,
     image: PathBuf,
     mount: PathBuf,
-    mounted: bool,
-    /// For btrfs: the file system that holds the image and can reflink it.
-    _host: Option<Box<Self>>,
+    /// The loop device, while it is mounted.
+    device: Option<PathBuf>,
+    /// The file system that holds the image, if one was made for it.
+    host: Option<Host>,
+}
+
+/// A file system that holds the image of another.
+enum Host {
+    /// Can reflink it.
+    Reflinking { _host: Box<LoopFs> },
+    /// Smaller than the image says: writes fail once it is full.
+    Small(MemoryFs),
+}
+
+/// A file system in memory, mounted on a directory. Dropping it unmounts it.
+pub struct MemoryFs(PathBuf);
+
+impl MemoryFs {
+    /// Mounts one of `bytes` on an existing directory.
+    ///
+    /// # Panics
+    /// If that is not allowed here.
+    #[must_use]
+    pub fn mount(on: &Path, bytes: u64) -> Self {
+        let size = format!("size={bytes}");
+        run(Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &size, "tmpfs"])
+            .arg(on));
+        Self(on.to_path_buf())
+    }
+
+    fn resize(&self, bytes: u64) {
+        let size = format!("remount,size={bytes}");
+        run(Command::new("mount").args(["-o", &size]).arg(&self.0));
+    }
+}
+
+impl Drop for MemoryFs {
+    fn drop(&mut self) {
+        drop(Command::new("umount").arg("--lazy").arg(&self.0).status());
+    }
 }
 
 impl LoopFs {
@@ -74,19 +114,46 @@ impl LoopFs {
     /// If the machine lacks something of [`NEEDS`], or the space.
     #[must_use]
     pub fn make(kind: Kind, dir: &Path, name: &str, bytes: u64) -> Self {
-        let host = (kind == Kind::Btrfs).then(|| {
-            // Room for the image and one copy, whose blocks are shared until they are written.
-            Box::new(Self::make(
-                Kind::Xfs,
-                dir,
-                &format!("{name}-host"),
-                3 * bytes,
-            ))
-        });
-        let image = host
-            .as_ref()
-            .map_or(dir, |host| host.mount_point())
-            .join(format!("{name}.img"));
+        if kind != Kind::Btrfs {
+            return Self::make_on(kind, dir, dir, name, bytes, None);
+        }
+        // Room for the image and one copy, whose blocks are shared until they are written.
+        let host = Self::make(Kind::Xfs, dir, &format!("{name}-host"), 3 * bytes);
+        let images = host.mount_point().to_path_buf();
+        let host = Host::Reflinking {
+            _host: Box::new(host),
+        };
+        Self::make_on(kind, dir, &images, name, bytes, Some(host))
+    }
+
+    /// As [`make`](Self::make), but the disk has only `real_bytes`: what is written beyond them
+    /// fails when it is synced, which is how a disk dies.
+    ///
+    /// # Panics
+    /// As [`make`](Self::make).
+    #[must_use]
+    pub fn make_on_dying_disk(
+        kind: Kind,
+        dir: &Path,
+        name: &str,
+        bytes: u64,
+        real_bytes: u64,
+    ) -> Self {
+        let disk = dir.join(format!("{name}-disk"));
+        std::fs::create_dir(&disk).expect("the mount point is new");
+        let host = Host::Small(MemoryFs::mount(&disk, real_bytes));
+        Self::make_on(kind, dir, &disk, name, bytes, Some(host))
+    }
+
+    fn make_on(
+        kind: Kind,
+        dir: &Path,
+        images: &Path,
+        name: &str,
+        bytes: u64,
+        host: Option<Host>,
+    ) -> Self {
+        let image = images.join(format!("{name}.img"));
         let mount = dir.join(name);
         let file = File::create(&image).expect("the directory of the image is writable");
         file.set_len(bytes).expect("the image may be that long");
@@ -96,11 +163,22 @@ impl LoopFs {
             kind,
             image,
             mount,
-            mounted: false,
-            _host: host,
+            device: None,
+            host,
         };
         made.mount();
         made
+    }
+
+    /// Gives a dying disk the bytes that it lacks.
+    ///
+    /// # Panics
+    /// If it is not one made by [`make_on_dying_disk`](Self::make_on_dying_disk).
+    pub fn revive_disk(&self, real_bytes: u64) {
+        let Some(Host::Small(disk)) = &self.host else {
+            panic!("the disk is not dying")
+        };
+        disk.resize(real_bytes);
     }
 
     /// Where it is mounted.
@@ -128,14 +206,15 @@ impl LoopFs {
         shut_down(&root, journal as u32);
     }
 
-    /// Mounts what a machine would find after the cut. Nobody may use the old mount any more.
+    /// Mounts what a machine would find after the cut, or, without one, what it finds after it was
+    /// shut down in order. Nobody may use the old mount any more.
     ///
     /// # Panics
     /// If the file system does not come back.
     pub fn mount_again(&mut self) {
         self.unmount();
         let copy = self.image.with_extension("cut");
-        if self.kind == Kind::Btrfs {
+        if copy.is_file() {
             std::fs::remove_file(&self.image).expect("the old image is unused");
             std::fs::hard_link(&copy, &self.image).expect("the copy lies beside it");
             std::fs::remove_file(&copy).expect("it has another name now");
@@ -143,42 +222,63 @@ impl LoopFs {
         self.mount();
     }
 
-    /// Makes it read-only, as a kernel does after an error.
+    /// Makes an ext4 read-only at once, whoever writes to it: what the kernel does after an error.
     ///
     /// # Panics
-    /// If it is busy with writers or cannot be remounted.
-    pub fn make_read_only(&self) {
+    /// If it is no ext4.
+    pub fn abort(&self) {
         run(Command::new("mount")
-            .args(["-o", "remount,ro"])
+            .args(["-o", "remount,abort"])
             .arg(&self.mount));
     }
 
     fn mount(&mut self) {
-        run(Command::new("mount")
-            .args(["-o", "loop"])
-            .arg(&self.image)
-            .arg(&self.mount));
-        self.mounted = true;
+        let device = run(Command::new("losetup")
+            .args(["--find", "--show"])
+            .arg(&self.image));
+        let device = self.device.insert(PathBuf::from(device.trim()));
+        if matches!(self.host, Some(Host::Small(_))) {
+            answer_truly(device);
+        }
+        run(Command::new("mount").arg(device).arg(&self.mount));
     }
 
     fn unmount(&mut self) {
-        if self.mounted {
-            run(Command::new("umount").arg(&self.mount));
-            self.mounted = false;
-        }
+        let Some(device) = self.device.take() else {
+            return;
+        };
+        run(Command::new("umount").arg(&self.mount));
+        run(Command::new("losetup").arg("--detach").arg(device));
+        // A container that was started meanwhile may hold the mount for a moment longer, and with it
+        // the file system: two of them on one image would be the end of it.
+        wait_until("the image to be free", || {
+            let used = run(Command::new("losetup").arg("--associated").arg(&self.image));
+            used.trim().is_empty().then_some(())
+        });
     }
+}
+
+/// Limits a loop device's requests to one page. A write of several that the file below takes only
+/// in part is answered by the kernel (6.18) as if it were whole: a disk that lies, not one that
+/// dies.
+fn answer_truly(device: &Path) {
+    let name = device.file_name().unwrap_or_default().to_string_lossy();
+    let limit = format!("/sys/block/{name}/queue/max_sectors_kb");
+    std::fs::write(limit, "4").expect("the size of requests can be limited");
 }
 
 impl Drop for LoopFs {
     fn drop(&mut self) {
-        if self.mounted {
-            // Lazily: a failing test may have left processes on it.
+        if let Some(device) = &self.device {
+            // Lazily: a failing test may have left processes on it. A device that is detached while
+            // it is in use goes with its last user.
             drop(
                 Command::new("umount")
                     .arg("--lazy")
                     .arg(&self.mount)
                     .status(),
             );
+            drop(Command::new("losetup").arg("--detach").arg(device).status());
         }
         drop(std::fs::remove_file(&self.image));
         drop(std::fs::remove_dir(&self.mount));

@@ -123,11 +123,14 @@ impl SpoolView {
     /// crash has left alone are the janitor's.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        let claimed = self.names("claimed");
-        let held = |name: &String| !name.ends_with(".state") && !name.starts_with('.');
-        self.data_in("completed").is_empty()
-            && self.names("deferred").is_empty()
-            && !claimed.iter().any(held)
+        // Data moves on while the directories are listed one after the other: forward is the order
+        // of the looks, and a second round sees what went backward.
+        (0..2).all(|_| {
+            let held = |name: &String| !name.ends_with(".state") && !name.starts_with('.');
+            self.data_in("completed").is_empty()
+                && !self.names("claimed").iter().any(held)
+                && self.names("deferred").is_empty()
+        })
     }
 
     /// Whether all that is left of the uploads is receipts.

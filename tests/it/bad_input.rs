@@ -3,6 +3,8 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use tests::loop_fs::MemoryFs;
+use tests::needs::{self, Need};
 use tests::pipeline::{Pipeline, bare_command};
 use tests::process::Finished;
 use tests::programs::Program;
@@ -102,6 +104,22 @@ fn a_spool_that_cannot_be_one_is_refused() {
             program.name()
         );
     }
+}
+
+#[test]
+fn a_spool_on_two_filesystems_is_refused() {
+    if !needs::met(&[Need::Root]) {
+        return;
+    }
+    let pipeline = Pipeline::new();
+    pipeline.run::<&str>(Program::Janitor, &[]).expect_code(0);
+    let spool = pipeline.spool().root();
+    let other = MemoryFs::mount(&spool.join("completed"), 1 << 20);
+    for (program, args) in PROGRAMS {
+        refused_in_one_line(run(&pipeline, program, spool, args), program.name());
+        assert_eq!(pipeline.spool().names("uploads"), Vec::<String>::new());
+    }
+    drop(other);
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod clients;
 mod concurrency;
 mod crash;
 mod deploy;
+mod disk;
 mod events;
 mod gluster;
 mod hooks;

@@ -54,7 +54,7 @@ fn cut_the_power_of(kind: Kind) {
         .ok()
         .and_then(|cuts| cuts.parse().ok());
     let cuts: u64 = asked.unwrap_or_else(|| sized(4, 16));
-    let (mut uploads, mut complete, mut bytes) = (0, 0, 0);
+    let (mut uploads, mut complete, mut bytes, mut taken_back) = (0, 0, 0, 0);
     for seed in 0..cuts {
         let seen = Cut {
             kind,
@@ -68,6 +68,7 @@ fn cut_the_power_of(kind: Kind) {
             "{kind:?}, cut {seed}: {:?}",
             seen.losses
         );
+        taken_back += seen.taken_back;
         uploads += seen.acknowledged.len();
         complete += seen
             .acknowledged
@@ -81,7 +82,8 @@ fn cut_the_power_of(kind: Kind) {
             .sum::<usize>();
     }
     println!(
-        "{kind:?}: {cuts} cuts, {uploads} uploads, {complete} complete, {bytes} bytes: 0 lost"
+        "{kind:?}: {cuts} cuts, {uploads} uploads, {complete} complete, {bytes} bytes: 0 lost \
+         ({taken_back} offsets shown by HEAD during a PATCH taken back)"
     );
 }
 
@@ -146,6 +148,8 @@ struct Cut {
 struct Seen {
     acknowledged: Vec<Entry>,
     losses: Vec<Loss>,
+    /// Uploads whose offset a HEAD had shown before it was durable.
+    taken_back: usize,
 }
 
 impl Cut {
@@ -171,6 +175,7 @@ impl Cut {
             offset: self.offset,
         };
         let mut losses = audit.acknowledged(&acknowledged);
+        let taken_back = audit::taken_back(tus, &acknowledged);
         if losses.is_empty() {
             // What somebody was told after the cut was told by a machine without power.
             let ledger = Ledger::as_of(acknowledged.clone());
@@ -182,6 +187,7 @@ impl Cut {
         Seen {
             acknowledged,
             losses,
+            taken_back,
         }
     }
 
