@@ -74,13 +74,17 @@ fn completed_is_told_by_the_next_process_if_the_listener_failed_and_ingest_was_k
 }
 
 #[test]
-fn ingest_tells_what_happened_last_before_it_stops() {
+fn what_happened_last_before_a_stop_is_told_or_still_owed() {
     let pipeline = Pipeline::new();
     let (command, notes) = notebook(&pipeline);
     let mut ingest = pipeline.ingest(&["--on-event", &command]);
     let upload = ingest.tus().create_with(b"hello", &[]);
     assert_eq!(ingest.process.terminate().code(), Some(0));
-    assert_eq!(completed(&notes), [upload.id()]);
+    let owed = pipeline.spool().names("outbox");
+    assert!(
+        completed(&notes) == [upload.id()] || owed == [upload.id()],
+        "{owed:?}"
+    );
 }
 
 #[test]
