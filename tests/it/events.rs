@@ -104,6 +104,17 @@ fn hooks_that_can_never_work_are_one_line_and_exit_2_and_secrets_are_not_shown()
         assert_eq!(ended.stderr.lines().count(), 1, "{ended:?}");
         assert!(!pipeline.spool().root().is_dir(), "{args:?}");
     }
+    // Plain HTTP needs no certificates.
+    let pipeline = Pipeline::new();
+    let mut bare = pipeline.command(Program::Ingest, &["--on-create", "http://127.0.0.1:1/"]);
+    bare.args(["--listen", "nonsense"]);
+    bare.env("SSL_CERT_FILE", "/no/such")
+        .env("SSL_CERT_DIR", "/no/such");
+    let ended = pipeline
+        .start("bare", bare)
+        .finish(tests::wait::PATIENCE)
+        .expect_code(2);
+    assert!(ended.stderr.contains("--listen"), "{ended:?}");
     let pipeline = Pipeline::new();
     let mut help = pipeline.command(Program::Ingest, &["--help"]);
     help.env("INGEST_EVENT_SECRET", secret);

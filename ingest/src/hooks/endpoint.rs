@@ -39,6 +39,11 @@ impl FromStr for Endpoint {
             .redirect(redirect::Policy::none())
             .connect_timeout(CONNECT_TIMEOUT)
             .user_agent(concat!("tuspool-ingest/", env!("CARGO_PKG_VERSION")));
+        // An image without certificates is no reason not to speak plain HTTP within it.
+        let client = match url.scheme() {
+            "http" => client.tls_certs_only([]),
+            _ => client,
+        };
         let client = client
             .build()
             .map_err(|error| InvalidHook::Client(causes(&error)))?;
