@@ -362,4 +362,4 @@ impl Claim {
 
 #[cfg(test)]
 #[path = "claim_tests.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -15,18 +15,18 @@ const RULES: Rules = Rules {
     max_attempts: 3,
 };
 
-fn now(secs: u64) -> UnixTime {
+pub(crate) fn now(secs: u64) -> UnixTime {
     UnixTime::from_secs(secs)
 }
 
-struct Case {
+pub(crate) struct Case {
     _dir: tempfile::TempDir,
-    spool: Arc<Spool>,
-    id: UploadId,
+    pub(crate) spool: Arc<Spool>,
+    pub(crate) id: UploadId,
 }
 
 /// A spool with one completed upload of five bytes.
-fn case() -> Case {
+pub(crate) fn case() -> Case {
     let dir = tempfile::tempdir().unwrap();
     let spool = Arc::new(Spool::open(&dir.path().join("s"), Options::default()).unwrap());
     let new = NewData::create(&spool).unwrap();
@@ -50,20 +50,20 @@ impl Case {
         }
     }
 
-    fn claim(&self) -> Claim {
+    pub(crate) fn claim(&self) -> Claim {
         self.claim_from(DataAt::Completed)
     }
 
-    fn state(&self) -> State {
+    pub(crate) fn state(&self) -> State {
         lookup::find(&self.spool, self.id).unwrap().unwrap().state()
     }
 
-    fn record(&self) -> Record {
+    pub(crate) fn record(&self) -> Record {
         lookup::find(&self.spool, self.id).unwrap().unwrap().record
     }
 
     /// Every name below the spool that belongs to an upload.
-    fn names(&self) -> Vec<String> {
+    pub(crate) fn names(&self) -> Vec<String> {
         let mut names = Vec::new();
         for dir in Dir::ALL {
             for entry in std::fs::read_dir(self.spool.layout().dir(dir)).unwrap() {
@@ -378,28 +378,6 @@ fn a_crash_at_any_step_is_put_right_by_whoever_comes_next() {
             assert_eq!(state == State::Delivered, delivered_before, "{what} {stop}");
         }
     }
-}
-
-#[test]
-fn a_retry_that_was_cut_short_never_leaves_the_data_without_a_name() {
-    let case = case();
-    case.claim().dead(None, "no", now(4)).unwrap();
-    {
-        let _scope = failpoint::scoped("back.linked=error:EIO").unwrap();
-        assert!(operate::retry(&case.spool, case.id).is_err());
-    }
-    let both = [
-        "completed/ID",
-        "completed/ID.meta",
-        "failed/ID",
-        "failed/ID.reason.json",
-    ];
-    assert_eq!(case.names(), both);
-    assert_eq!(
-        operate::settle_backward(&case.spool, case.id).unwrap(),
-        Operated::Done
-    );
-    assert_eq!(case.names(), ["completed/ID", "completed/ID.meta"]);
 }
 
 #[test]

@@ -171,6 +171,10 @@ pub fn rename(from: &Path, to: &Path) -> Result<(), DiskError> {
 /// # Errors
 /// As renameat2(2), link(2), unlink(2).
 pub fn rename_noreplace(from: &Path, to: &Path) -> Result<(), DiskError> {
+    if from == to {
+        // One name, not two of one file: there is none to take.
+        return Ok(());
+    }
     let flags = RenameFlags::RENAME_NOREPLACE;
     let moved = match nix::fcntl::renameat2(AT_FDCWD, from, AT_FDCWD, to, flags) {
         Err(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP) => {
@@ -373,6 +377,8 @@ mod tests {
         rename_noreplace(&a, &b).unwrap();
         assert_eq!(std::fs::read_to_string(&b).unwrap(), "a");
         assert!(stat(&a).unwrap().is_none(), "one file under two names");
+        rename_noreplace(&b, &b).unwrap();
+        assert_eq!(std::fs::read_to_string(&b).unwrap(), "a");
     }
 
     #[test]

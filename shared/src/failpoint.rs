@@ -94,8 +94,10 @@ failpoints! {
     SettleDataFailed = "settle.data_failed",
     /// Settle, retry: the record tells the next time, the data has not moved.
     SettleRetryRecorded = "settle.retry_recorded",
-    /// Settle, retry: the record has moved back, the data has both names.
-    BackLinked = "back.linked",
+    /// Operate: the record tells where an operator wants the data, which has not moved.
+    BackRecorded = "back.recorded",
+    /// Operate: the data has moved back, a reason is still there.
+    BackMoved = "back.moved",
     /// Recovery: an orphaned claim is judged and locked, nothing has moved.
     OrphanLocked = "orphan.locked",
     /// Janitor: an upload is judged and locked, nothing is done yet.

@@ -1,18 +1,21 @@
 //! What an operator does to uploads that nobody works on: retry, hold, release. Safe while
 //! everything runs, because it takes the same lock.
 //!
-//! Moves backward (to where earlier lookups have passed already) put the record first and then
-//! give the data its second name before they take the first: it never has none.
+//! Moves backward (to where earlier lookups have passed already) put the record first, then the
+//! data, in one rename: with a link and an unlink instead, a crash in between left a second name
+//! that outlived the upload's delivery. What a crash leaves of them is put right by
+//! [`settle_backward`] and [`settle_held`].
 
 use std::sync::Arc;
 
 use crate::durable::{self, DiskError, OnPath};
+use crate::ending;
 use crate::failpoint::{self, Failpoint};
 use crate::id::UploadId;
 use crate::layout::{DataAt, Dir, RecordAt};
 use crate::lock::{DataLock, TryLock};
 use crate::lookup;
-use crate::record::{Record, RecordError};
+use crate::record::{self, Place, Record, RecordError};
 use crate::spool::Spool;
 
 /// What came of an operator's word.
@@ -58,12 +61,14 @@ pub fn release(spool: &Arc<Spool>, id: UploadId) -> Result<Operated, DiskError> 
 /// As the steps.
 pub fn hold(spool: &Arc<Spool>, id: UploadId) -> Result<Operated, DiskError> {
     let from = |at| matches!(at, DataAt::Completed | DataAt::Deferred(_));
-    with_locked(spool, id, from, |at, lock, record_at| {
-        let layout = spool.layout();
-        write_place(spool, id, record_at, DataAt::Held, &|_| ())?;
-        let held = layout.data(id, DataAt::Held);
-        durable::rename_noreplace(&layout.data(id, at), &held)?;
-        lock.unlock(&held)
+    with_locked(spool, id, from, |locked| {
+        let told = tell(spool, id, locked, DataAt::Held, &|_| ())?;
+        if told == Operated::Done {
+            let held = spool.layout().data(id, DataAt::Held);
+            durable::rename_noreplace(&spool.layout().data(id, locked.at), &held)?;
+            locked.lock.unlock(&held)?;
+        }
+        Ok(told)
     })
 }
 
@@ -73,32 +78,29 @@ fn requeue(
     from: impl Fn(DataAt) -> bool,
     change: impl Fn(&mut Record),
 ) -> Result<Operated, DiskError> {
-    with_locked(spool, id, from, |at, lock, record_at| {
-        let layout = spool.layout();
-        write_place(spool, id, record_at, DataAt::Completed, &change)?;
-        if record_at == RecordAt::Failed {
-            let to = layout.record(id, RecordAt::Completed);
-            durable::rename(&layout.record(id, record_at), &to)?;
+    with_locked(spool, id, from, |locked| {
+        let told = tell(spool, id, locked, DataAt::Completed, &change)?;
+        if told == Operated::Done {
+            move_back(spool, id, locked.at, &locked.lock)?;
         }
-        link_back(spool, id, at)?;
-        lock.unlock(&layout.data(id, DataAt::Completed))
+        Ok(told)
     })
 }
 
-/// Gives the data its name in `completed/`, then takes the old one.
-fn link_back(spool: &Spool, id: UploadId, from: DataAt) -> Result<(), DiskError> {
+/// Gives the data its name in `completed/`; the record is there already and says so.
+fn move_back(spool: &Spool, id: UploadId, from: DataAt, lock: &DataLock) -> Result<(), DiskError> {
     let layout = spool.layout();
     let (old, new) = (layout.data(id, from), layout.data(id, DataAt::Completed));
-    durable::link(&old, &new)?;
-    failpoint::hit(Failpoint::BackLinked).on("requeue", &old)?;
-    durable::unlink(&old)?;
+    failpoint::hit(Failpoint::BackRecorded).on("requeue", &old)?;
+    durable::rename_noreplace(&old, &new)?;
+    failpoint::hit(Failpoint::BackMoved).on("requeue", &old)?;
     if from == DataAt::Failed {
         durable::unlink(&layout.reason(id))?;
     }
     if spool.durability().syncs_finish() {
         spool.sync_dir(Dir::Completed)?;
     }
-    Ok(())
+    lock.unlock(&new)
 }
 
 /// Finishes what a crash left of data in `failed/` whose record is elsewhere: a burial (the record
@@ -116,36 +118,76 @@ pub fn settle_backward(spool: &Arc<Spool>, id: UploadId) -> Result<Operated, Dis
         TryLock::Missing => return Ok(Operated::Missing),
     };
     let record_path = layout.record(id, RecordAt::Completed);
-    let record = match crate::record::read(&record_path) {
+    let record = match record::read(&record_path) {
         Ok(record) => record,
         Err(RecordError::Disk(error)) if !error.is_missing() => return Err(error),
         Err(_) => return receipt_of(spool, id, &lock),
     };
-    match record.data_at() {
-        Some(DataAt::Failed) => {
-            durable::rename(&record_path, &layout.record(id, RecordAt::Failed))?;
+    let told = record.data_at();
+    let has_told_name = match told {
+        Some(told) if told != DataAt::Failed => lock.is_at(&layout.data(id, told))?,
+        _ => false,
+    };
+    match told {
+        None => ending::finish(spool, id, &lock, DataAt::Failed, RecordAt::Completed)?,
+        // A second name, on a file system that cannot rename without replacing in one step.
+        Some(_) if has_told_name => drop(durable::unlink(&path)?),
+        Some(DataAt::Completed) => {
+            return move_back(spool, id, DataAt::Failed, &lock).map(|()| Operated::Done);
         }
-        Some(_) => {
-            let linked = layout.data(id, DataAt::Completed);
-            if lock.is_at(&linked)? || record.data_at() != Some(DataAt::Completed) {
-                durable::unlink(&path)?;
-                durable::unlink(&layout.reason(id))?;
-            } else {
-                link_back(spool, id, DataAt::Failed)?;
-            }
-        }
-        None => {
-            crate::ending::finish(spool, id, &lock, DataAt::Failed, RecordAt::Completed)?;
-            durable::unlink(&layout.reason(id))?;
-        }
+        Some(_) => return bury_record(spool, id),
     }
+    durable::unlink(&layout.reason(id))?;
     Ok(Operated::Done)
+}
+
+/// Lets the record follow its data. Where it does not say `failed`, a power cut has kept the data's
+/// new name and lost the word: this is the data's only name all the same.
+fn bury_record(spool: &Spool, id: UploadId) -> Result<Operated, DiskError> {
+    let layout = spool.layout();
+    let path = layout.record(id, RecordAt::Completed);
+    match spool.open_record(path.clone(), Dir::Claimed, id) {
+        Ok((file, mut record)) if record.data_at() != Some(DataAt::Failed) => {
+            record.set_place(DataAt::Failed);
+            file.write_head(&record)?;
+        }
+        Err(RecordError::Disk(error)) => return Err(error),
+        Ok(_) | Err(RecordError::Unreadable { .. }) => {}
+    }
+    durable::rename(&path, &layout.record(id, RecordAt::Failed))?;
+    Ok(Operated::Done)
+}
+
+/// Finishes what a crash left of data in `held/`: a release (the data still has to go) or an
+/// ending. The caller has seen no life in it for longer than its grace.
+///
+/// # Errors
+/// As the steps.
+pub fn settle_held(spool: &Arc<Spool>, id: UploadId) -> Result<Operated, DiskError> {
+    let layout = spool.layout();
+    let lock = match DataLock::try_lock(&layout.data(id, DataAt::Held))? {
+        TryLock::Held(lock) => lock,
+        TryLock::Busy => return Ok(Operated::Busy),
+        TryLock::Missing => return Ok(Operated::Missing),
+    };
+    let ended = |at| ending::finish(spool, id, &lock, DataAt::Held, at).map(|()| Operated::Done);
+    match record::read(&layout.record(id, RecordAt::Completed)) {
+        Ok(record) if record.place.is_ending() => ended(RecordAt::Completed),
+        Ok(record) if record.place == Place::Held => Ok(Operated::NotThere),
+        Ok(_) => move_back(spool, id, DataAt::Held, &lock).map(|()| Operated::Done),
+        Err(RecordError::Disk(error)) if !error.is_missing() => Err(error),
+        Err(RecordError::Unreadable { .. }) => Ok(Operated::NotThere),
+        Err(_) => match record::read(&layout.record(id, RecordAt::Receipts)) {
+            Ok(receipt) if receipt.place.is_ending() => ended(RecordAt::Receipts),
+            _ => Ok(Operated::NotThere),
+        },
+    }
 }
 
 /// The second name of an upload that was claimed and delivered before a retry took the first.
 fn receipt_of(spool: &Spool, id: UploadId, _lock: &DataLock) -> Result<Operated, DiskError> {
     let layout = spool.layout();
-    let receipt = crate::record::read(&layout.record(id, RecordAt::Receipts));
+    let receipt = record::read(&layout.record(id, RecordAt::Receipts));
     if !receipt.is_ok_and(|record| record.place.is_ending()) {
         return Ok(Operated::NotThere);
     }
@@ -154,36 +196,56 @@ fn receipt_of(spool: &Spool, id: UploadId, _lock: &DataLock) -> Result<Operated,
     Ok(Operated::Done)
 }
 
-fn write_place(
+/// An upload whose data is locked.
+struct Locked {
+    at: DataAt,
+    lock: DataLock,
+    /// Where its record was before that.
+    record_at: RecordAt,
+}
+
+/// Writes an operator's word into the record. One that has come to tell an ending before the lock
+/// was held is finished instead: nothing brings an ended upload back.
+fn tell(
     spool: &Spool,
     id: UploadId,
-    record_at: RecordAt,
-    at: DataAt,
+    locked: &Locked,
+    to: DataAt,
     change: &impl Fn(&mut Record),
-) -> Result<(), DiskError> {
-    let path = spool.layout().record(id, record_at);
+) -> Result<Operated, DiskError> {
+    let layout = spool.layout();
+    let path = layout.record(id, locked.record_at);
     let (file, mut record) = match spool.open_record(path.clone(), Dir::Claimed, id) {
         Ok(opened) => opened,
+        Err(RecordError::Disk(error)) if error.is_missing() => return Ok(Operated::Busy),
         Err(RecordError::Disk(error)) => return Err(error),
         Err(error @ RecordError::Unreadable { .. }) => {
             let source = std::io::Error::new(std::io::ErrorKind::InvalidData, error.to_string());
             return Err(DiskError::new("read", path, source));
         }
     };
-    record.set_place(at);
+    if record.place.is_ending() {
+        ending::finish(spool, id, &locked.lock, locked.at, locked.record_at)?;
+        return Ok(Operated::NotThere);
+    }
+    if locked.record_at == RecordAt::Failed {
+        // As long as it says `failed`, there it is a burial cut short: it goes back to where it was.
+        durable::rename(&path, &layout.record(id, RecordAt::Completed))?;
+    }
+    record.set_place(to);
     change(&mut record);
     file.write_head(&record)?;
     if spool.durability().syncs_finish() {
         file.sync()?;
     }
-    Ok(())
+    Ok(Operated::Done)
 }
 
 fn with_locked(
     spool: &Arc<Spool>,
     id: UploadId,
     from: impl Fn(DataAt) -> bool,
-    act: impl FnOnce(DataAt, &DataLock, RecordAt) -> Result<(), DiskError>,
+    act: impl FnOnce(&Locked) -> Result<Operated, DiskError>,
 ) -> Result<Operated, DiskError> {
     let Some(found) = lookup::find(spool, id)? else {
         return Ok(Operated::Missing);
@@ -193,10 +255,21 @@ fn with_locked(
         .filter(|&at| from(at))
     {
         match DataLock::try_lock(&spool.layout().data(id, at))? {
-            TryLock::Held(lock) => return act(at, &lock, found.at).map(|()| Operated::Done),
+            TryLock::Held(lock) => {
+                let record_at = found.at;
+                return act(&Locked {
+                    at,
+                    lock,
+                    record_at,
+                });
+            }
             TryLock::Busy => return Ok(Operated::Busy),
             TryLock::Missing => {}
         }
     }
     Ok(Operated::NotThere)
 }
+
+#[cfg(test)]
+#[path = "operate_tests.rs"]
+mod tests;

@@ -151,6 +151,10 @@ impl Claim {
             self.replace_record()?;
         } else {
             self.file.write_head(&self.record)?;
+            // Data in `held/` whose record says otherwise is about to be released.
+            if at == DataAt::Held && self.spool.durability().syncs_finish() {
+                self.file.sync()?;
+            }
         }
         failpoint::hit(Failpoint::SettleRetryRecorded).on("settle", &path)?;
         durable::rename_noreplace(&path, &self.spool.layout().data(self.id, at))?;
@@ -280,7 +284,7 @@ fn inter(
     let bytes = serde_json::to_vec_pretty(&reason).unwrap_or_default();
     replace_file(spool, &layout.reason(id), id, &bytes, durably)?;
     failpoint::hit(Failpoint::SettleReasonWritten).on("bury", &path)?;
-    durable::rename(&path, &layout.data(id, DataAt::Failed))?;
+    durable::rename_noreplace(&path, &layout.data(id, DataAt::Failed))?;
     failpoint::hit(Failpoint::SettleDataFailed).on("bury", &path)?;
     move_if_there(
         &layout.record(id, RecordAt::Completed),

@@ -17,7 +17,7 @@ pub enum Finish {
 
 /// Where the data is, or what became of it. For uploads that are still there a hint (the data
 /// file's name is the truth); the endings are the truth, and written before the data goes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Place {
     /// Being received.

@@ -1,0 +1,112 @@
+use super::*;
+use crate::claim::tests::{Case, case, now};
+use crate::lookup::State;
+
+/// What was asked for, cut short before one of its steps.
+fn cut_short(at: &str, word: impl Fn() -> Result<Operated, DiskError>) {
+    let _scope = failpoint::scoped(&format!("{at}=error:EIO")).unwrap();
+    word().unwrap_err();
+}
+
+fn dead() -> Case {
+    let case = case();
+    case.claim().dead(None, "no", now(4)).unwrap();
+    case
+}
+
+#[test]
+fn a_retry_that_was_cut_short_is_finished_and_the_data_has_one_name_all_the_time() {
+    let stops = [
+        ("back.recorded", ["completed/ID.meta", "failed/ID"]),
+        ("back.moved", ["completed/ID", "completed/ID.meta"]),
+    ];
+    for (stop, names) in stops {
+        let case = dead();
+        cut_short(stop, || retry(&case.spool, case.id));
+        assert_eq!(
+            case.names(),
+            [names[0], names[1], "failed/ID.reason.json"],
+            "{stop}"
+        );
+        // The janitor removes a reason that belongs to nothing.
+        if settle_backward(&case.spool, case.id).unwrap() == Operated::Done {
+            assert_eq!(case.names(), ["completed/ID", "completed/ID.meta"]);
+        }
+        assert_eq!(case.state(), State::Queued, "{stop}");
+        assert_eq!(case.claim().attempt(), 1, "{stop}: attempts are forgotten");
+    }
+}
+
+#[test]
+fn a_release_that_was_cut_short_is_finished() {
+    let case = case();
+    assert_eq!(hold(&case.spool, case.id).unwrap(), Operated::Done);
+    assert_eq!(
+        settle_held(&case.spool, case.id).unwrap(),
+        Operated::NotThere,
+        "what was taken aside stays there"
+    );
+    cut_short("back.recorded", || release(&case.spool, case.id));
+    assert_eq!(case.names(), ["completed/ID.meta", "held/ID"]);
+    assert_eq!(settle_held(&case.spool, case.id).unwrap(), Operated::Done);
+    assert_eq!(case.names(), ["completed/ID", "completed/ID.meta"]);
+    assert_eq!(case.claim().attempt(), 1);
+}
+
+#[test]
+fn the_end_of_an_upload_that_was_taken_aside_is_finished() {
+    for stop in ["end.recorded", "end.receipt_moved", "end.data_cut"] {
+        let case = case();
+        hold(&case.spool, case.id).unwrap();
+        {
+            let _scope = failpoint::scoped(&format!("{stop}=error:EIO")).unwrap();
+            ending::end(&case.spool, case.id, Place::Terminated, now(4)).unwrap_err();
+        }
+        assert_eq!(settle_held(&case.spool, case.id).unwrap(), Operated::Done);
+        assert_eq!(case.names(), ["receipts/ID.meta"], "{stop}");
+    }
+}
+
+/// Between an operator's look and the lock, a client may end the upload and die half-way.
+#[test]
+fn an_upload_that_ended_before_the_lock_was_held_is_not_brought_back() {
+    let case = case();
+    let locked = with_locked(
+        &case.spool,
+        case.id,
+        |at| at == DataAt::Completed,
+        |locked| {
+            let path = case.spool.layout().record(case.id, RecordAt::Completed);
+            let (file, mut record) = case.spool.open_record(path, Dir::Claimed, case.id).unwrap();
+            record.set_ending(Place::Terminated, now(5));
+            file.write_head(&record)?;
+            tell(&case.spool, case.id, locked, DataAt::Held, &|_| ())
+        },
+    );
+    assert_eq!(locked.unwrap(), Operated::NotThere);
+    assert_eq!(case.names(), ["receipts/ID.meta"]);
+}
+
+/// A power cut can keep the data's new name and lose the record that says why: the renames in two
+/// directories need not be written in one go.
+#[test]
+fn data_whose_record_does_not_know_of_its_burial_is_buried_and_not_removed() {
+    let case = dead();
+    let layout = case.spool.layout();
+    let (failed, completed) = (
+        layout.record(case.id, RecordAt::Failed),
+        layout.record(case.id, RecordAt::Completed),
+    );
+    let mut record = case.record();
+    record.set_place(DataAt::Deferred(7));
+    case.spool
+        .replace_record(failed.clone(), Dir::Claimed, case.id, &record, false)
+        .unwrap();
+    durable::rename(&failed, &completed).unwrap();
+    settle_backward(&case.spool, case.id).unwrap();
+    assert_eq!(
+        case.names(),
+        ["failed/ID", "failed/ID.meta", "failed/ID.reason.json"]
+    );
+    assert_eq!(case.state(), State::Failed);
+}
