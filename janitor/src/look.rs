@@ -12,7 +12,7 @@ use std::time::Duration;
 use shared::durable::{self, DiskError};
 use shared::id::UploadId;
 use shared::layout::{DataAt, Layout, RecordAt};
-use shared::record::{self, Record, RecordError};
+use shared::record::{self, Place, Record, RecordError};
 use shared::time::UnixTime;
 
 use crate::policy::{Found, Policy, Verdict, judge};
@@ -65,8 +65,11 @@ impl Look<'_> {
         match at {
             // Whether a claim lives is told by its lock, not by its age.
             DataAt::Claimed(_) => return seen(Found::Abandoned, idle),
-            DataAt::Held => return seen(Found::NotOurs, idle),
-            DataAt::Uploads | DataAt::Completed | DataAt::Deferred(_) | DataAt::Failed => {}
+            DataAt::Uploads
+            | DataAt::Completed
+            | DataAt::Deferred(_)
+            | DataAt::Held
+            | DataAt::Failed => {}
         }
         let path = self.layout.record(id, home);
         match record::read(&path) {
@@ -105,7 +108,9 @@ impl Look<'_> {
             DataAt::Completed => Found::Torn,
             DataAt::Failed => Found::Failed,
             DataAt::Deferred(_) | DataAt::Claimed(_) => Found::Waiting,
-            DataAt::Held => Found::NotOurs,
+            DataAt::Held if record.place == Place::Held => Found::NotOurs,
+            // A release writes the record first.
+            DataAt::Held => Found::HalfMoved,
         })
     }
 
@@ -215,7 +220,7 @@ impl Look<'_> {
     }
 
     /// A record whose data is not where it should be. Data in `claimed/` and `deferred/` has
-    /// names that cannot be told from here: [`Found::RecordAlone`] is a suspicion until those
+    /// names that cannot be told from here: [`Found::DataTaken`] is a suspicion until those
     /// directories have been listed.
     ///
     /// # Errors
@@ -254,10 +259,10 @@ impl Look<'_> {
         }
         let ended = record.is_some_and(|record| record.place.is_ending())
             || self.receipt(id)? == Receipt::Ended;
-        let found = if ended {
-            Found::Ended
-        } else {
-            Found::RecordAlone
+        let found = match at {
+            _ if ended => Found::Ended,
+            RecordAt::Uploads => Found::RecordAlone,
+            _ => Found::DataTaken,
         };
         Ok(Some(Sight { found, idle }))
     }

@@ -80,8 +80,12 @@ pub enum Found {
     Newer,
     /// A name of data whose record tells another name, which the same data has too.
     SecondName,
-    /// A record without data anywhere.
+    /// `uploads/`: a record without data anywhere.
     RecordAlone,
+    /// `completed/` or `failed/`: a record without data anywhere. A foreign worker may have taken
+    /// it: then this is all that tells of the upload, as a receipt does. And data that was moved
+    /// while it was looked for may have been missed.
+    DataTaken,
     /// `claimed/`: data that a consumer claimed and whose lock is free.
     Abandoned,
     /// A temporary file, a state or a reason whose data is not beside it.
@@ -92,7 +96,7 @@ pub enum Found {
 
 impl Found {
     /// Everything that can be found.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Receiving,
         Self::Part,
         Self::NamedPart,
@@ -110,6 +114,7 @@ impl Found {
         Self::Newer,
         Self::SecondName,
         Self::RecordAlone,
+        Self::DataTaken,
         Self::Abandoned,
         Self::Leftover,
         Self::NotOurs,
@@ -165,6 +170,7 @@ pub fn judge(policy: &Policy, found: Found, idle: Duration) -> Verdict {
             None => Verdict::Keep,
         },
         Found::Receipt => after(policy.receipt, Verdict::Remove),
+        Found::DataTaken => after(policy.receipt.max(policy.grace), Verdict::Remove),
         Found::HalfMoved => after(policy.grace, Verdict::Finish),
         Found::Ended
         | Found::DataAlone
@@ -253,6 +259,7 @@ mod tests {
                 | Found::DataAlone
                 | Found::SecondName
                 | Found::RecordAlone
+                | Found::DataTaken
                 | Found::Leftover => true,
             };
             assert!(!removed || allowed, "{found:?}: {verdict:?}");

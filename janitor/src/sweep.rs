@@ -151,6 +151,7 @@ impl Sweep<'_> {
                 let data = layout.data(id, DataAt::Claimed(claim));
                 self.leftover(id, &layout.state(id, claim), &[data])
             }
+            Entry::Reason(id) if self.is_being_buried(id)? => Ok(()),
             Entry::Reason(id) => {
                 let data = layout.data(id, DataAt::Failed);
                 let record = layout.record(id, RecordAt::Failed);
@@ -165,6 +166,22 @@ impl Sweep<'_> {
                 Ok(())
             }
         }
+    }
+
+    /// Whether a reason was written whose data and record are on their way: the data has left the
+    /// record's side, and the record tells where to.
+    fn is_being_buried(&self, id: UploadId) -> Result<bool, DiskError> {
+        let layout = self.spool.layout();
+        for (data, at) in [
+            (DataAt::Uploads, RecordAt::Uploads),
+            (DataAt::Completed, RecordAt::Completed),
+        ] {
+            let told = record::read(&layout.record(id, at)).map(|record| record.place);
+            if told.is_ok_and(|place| place == Place::Failed) {
+                return Ok(durable::stat(&layout.data(id, data))?.is_none());
+            }
+        }
+        Ok(false)
     }
 
     fn look(&self) -> Look<'_> {

@@ -39,6 +39,14 @@ pub(super) struct Deeds<'a> {
     pub(super) orphans: orphan::Rules,
 }
 
+fn done(operated: Operated) -> Done {
+    match operated {
+        Operated::Done => Done::Yes,
+        Operated::Busy => Done::Busy,
+        Operated::NotThere | Operated::Missing => Done::Changed,
+    }
+}
+
 impl Deeds<'_> {
     /// Obeys a verdict on data at a place.
     pub(super) fn to_data(
@@ -63,6 +71,11 @@ impl Deeds<'_> {
             (Verdict::Requeue, _) => Ok(Done::Changed),
             (Verdict::Expire, _) => self.expire(id, at, verdict),
             (Verdict::Finish, DataAt::Failed) => self.follow_record(id),
+            (Verdict::Finish, DataAt::Held) => {
+                let data = self.look.layout.data(id, at);
+                failpoint::hit(Failpoint::JanitorJudged).on("judge", &data)?;
+                operate::settle_held(self.spool, id).map(done)
+            }
             (Verdict::Finish | Verdict::Fail | Verdict::Remove, _) => {
                 self.locked(id, at, found, verdict)
             }
@@ -209,11 +222,7 @@ impl Deeds<'_> {
                 TryLock::Missing => Done::Changed,
             });
         }
-        Ok(match operate::settle_backward(self.spool, id)? {
-            Operated::Done => Done::Yes,
-            Operated::Busy => Done::Busy,
-            Operated::NotThere | Operated::Missing => Done::Changed,
-        })
+        operate::settle_backward(self.spool, id).map(done)
     }
 
     /// Deals with a record that has no data anywhere: an ending becomes a receipt, the rest goes.
@@ -229,7 +238,9 @@ impl Deeds<'_> {
             judge(self.look.policy, sight.found, sight.idle),
         ) {
             (Found::Ended, Verdict::Remove) => self.keep_receipt(id, at),
-            (Found::RecordAlone, Verdict::Remove) => durable::unlink(&path).map(|_| Done::Yes),
+            (Found::RecordAlone | Found::DataTaken, Verdict::Remove) => {
+                durable::unlink(&path).map(|_| Done::Yes)
+            }
             (Found::HalfMoved, Verdict::Finish) => {
                 Ok(match handover::recover(self.spool, id, self.look.now)? {
                     Recovered::Completed { by_us: true } | Recovered::Ended(_) => Done::Yes,
