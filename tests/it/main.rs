@@ -23,6 +23,7 @@ mod kubernetes;
 mod memory;
 mod metrics;
 mod model;
+mod orders;
 mod power;
 mod proxies;
 mod resume;
