@@ -99,7 +99,7 @@ fn an_upload_goes_on_in_another_process_while_its_first_connection_is_silent() {
         other.ask(patch(&upload, 5, b" wor")).status == 204
     });
     // What comes late from the first must not be written over it.
-    silent.send("XXXXXX");
+    silent.send("?late!");
     silent.response().expect(423, &[]);
     one.ask(head(&upload))
         .expect(200, &[("Upload-Offset", "9")]);
