@@ -117,9 +117,9 @@ fn a_second_signal_ends_command_and_consumer_at_once_and_counts_nothing() {
     until("the command to start", || !bench.read("pid").is_empty());
     let pid = Pid::from_raw(i32::try_from(consumer.id()).unwrap());
     for _ in 0..2 {
-        kill(pid, Signal::SIGTERM).unwrap();
-        // Two at once are one to the kernel.
+        // Two at once are one to the kernel, so the second waits until the first was heard.
         let asked = bench.read("log").matches("asked to stop").count();
+        kill(pid, Signal::SIGTERM).unwrap();
         until("the signal to arrive", || {
             asked < bench.read("log").matches("asked to stop").count()
                 || consumer.try_wait().unwrap().is_some()
