@@ -66,12 +66,13 @@ impl<T: Send + Sync + 'static> Look<T> {
         tokio::task::spawn_blocking(move || {
             let began = Instant::now();
             let value = look();
+            // Before the news: who is woken by it and wants a newer answer must be able to begin.
+            drop(permit);
             last.send_replace(Some(Arc::new(Seen {
                 at: Instant::now(),
                 took: began.elapsed(),
                 value,
             })));
-            drop(permit);
         });
     }
 }
