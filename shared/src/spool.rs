@@ -101,11 +101,15 @@ impl Spool {
     }
 
     /// Opens the same spool again: its directories may have been replaced since, and a sync of
-    /// those that were opened before would not reach the new ones.
+    /// those that were opened before would not reach the new ones. Never makes a new spool: where
+    /// there is none any more, its filesystem was unmounted, and one below the mount point would
+    /// hide what is put there until it is mounted again.
     ///
     /// # Errors
-    /// As [`Self::open`].
+    /// That there is no spool any more, and as [`Self::open`].
     pub fn reopen(&self) -> Result<Self, SpoolError> {
+        let format = self.layout.format_file();
+        std::fs::metadata(&format).on("find", &format)?;
         Self::open(self.layout.root(), self.options)
     }
 
@@ -331,6 +335,20 @@ mod tests {
         assert!(Spool::open(&dir.path().join("a/b"), Options::default()).is_err());
         std::fs::write(dir.path().join("file"), "").unwrap();
         assert!(Spool::open(&dir.path().join("file"), Options::default()).is_err());
+    }
+
+    #[test]
+    fn a_spool_is_opened_again_where_it_is_and_not_made_where_it_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("spool");
+        let spool = Spool::open(&root, Options::default()).unwrap();
+        std::fs::remove_dir(root.join("completed")).unwrap();
+        spool.reopen().unwrap().sync_dir(Dir::Completed).unwrap();
+        std::fs::remove_dir_all(&root).unwrap();
+        std::fs::create_dir(&root).unwrap();
+        let error = spool.reopen().unwrap_err().to_string();
+        assert!(error.contains("FORMAT"), "{error}");
+        assert_eq!(std::fs::read_dir(&root).unwrap().count(), 0);
     }
 
     #[test]
