@@ -268,9 +268,8 @@ impl Workshop {
     fn write_down(&self, claim: &mut Claim, pid: Pid) -> io::Result<()> {
         let id = pid.as_raw().unsigned_abs();
         let group = host::started_ticks(id).map(|started_ticks| ProcessGroup { id, started_ticks });
-        let deadline = UnixTime::now().plus(self.config.allowed());
         claim
-            .set_group(group, Some(deadline))
+            .set_group(group, Some(self.config.allowed()))
             .map_err(io::Error::other)?;
         failpoint::hit(Failpoint::HookStarted)
     }

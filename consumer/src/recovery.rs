@@ -30,6 +30,13 @@ pub struct Recovery {
     reported: HashSet<ClaimId>,
 }
 
+/// Both clocks: the one that processes of one boot agree on, and the one that jumps.
+#[derive(Debug, Clone, Copy)]
+struct Now {
+    unix: UnixTime,
+    steady: Duration,
+}
+
 /// What to do about a claim whose lock is held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Overdue {
@@ -100,6 +107,10 @@ impl Recovery {
     }
 
     fn look_at_deadline(&mut self, claim: ClaimId, state: &ClaimState, now: UnixTime) {
+        let now = Now {
+            unix: now,
+            steady: host::steady(),
+        };
         match overdue(state, now, self.allowed, Host::this(), host::started_ticks) {
             Overdue::No => {}
             Overdue::End(group) => {
@@ -133,22 +144,27 @@ impl Recovery {
 /// started.
 fn overdue(
     state: &ClaimState,
-    now: UnixTime,
+    now: Now,
     allowed: Duration,
     here: &Host,
     started_ticks: impl Fn(u32) -> Option<u64>,
 ) -> Overdue {
     let is_here = state.host == here.name && state.boot == here.boot;
+    // A wall clock that is set forward must end no command that is within its time.
+    let is_over = |unix: UnixTime, steady: Option<Duration>| match steady {
+        Some(steady) if is_here => steady < now.steady,
+        _ => unix < now.unix,
+    };
     let Some(deadline) = state.deadline else {
         let orphaned = is_here && started_ticks(state.pid).is_none();
-        let late = state.claimed_at.plus(allowed) < now;
-        return if orphaned && late {
+        let steady = state.claimed_steady.map(|claimed| claimed + allowed);
+        return if orphaned && is_over(state.claimed_at.plus(allowed), steady) {
             Overdue::Search
         } else {
             Overdue::No
         };
     };
-    if now <= deadline {
+    if !is_over(deadline, state.deadline_steady) {
         return Overdue::No;
     }
     if !is_here {
@@ -185,25 +201,63 @@ mod tests {
             boot: "now".to_owned(),
             pid: 1,
             claimed_at: UnixTime::from_secs(100),
+            claimed_steady: Some(Duration::from_secs(10)),
             group: Some(ProcessGroup {
                 id: 7,
                 started_ticks: 70,
             }),
             deadline: Some(UnixTime::from_secs(200)),
+            deadline_steady: Some(Duration::from_secs(110)),
             destination: None,
             destination_inode: None,
             other: serde_json::Map::new(),
         }
     }
 
+    /// On a machine whose wall clock has not been set since.
     fn judge(state: &ClaimState, now: u64) -> Overdue {
+        judge_by(state, now, now - 90)
+    }
+
+    fn judge_by(state: &ClaimState, unix: u64, steady: u64) -> Overdue {
         let here = Host {
             name: "here".to_owned(),
             boot: "now".to_owned(),
         };
         let started = |pid| (pid == 7).then_some(70);
         let allowed = Duration::from_secs(50);
-        overdue(state, UnixTime::from_secs(now), allowed, &here, started)
+        let now = Now {
+            unix: UnixTime::from_secs(unix),
+            steady: Duration::from_secs(steady),
+        };
+        overdue(state, now, allowed, &here, started)
+    }
+
+    #[test]
+    fn a_wall_clock_that_is_set_ends_no_command_early_and_none_late() {
+        for unix in [1, 100, 201, 3800] {
+            assert_eq!(judge_by(&state(), unix, 110), Overdue::No);
+            assert_eq!(judge_by(&state(), unix, 111), Overdue::End(7));
+            let unwritten = ClaimState {
+                deadline: None,
+                deadline_steady: None,
+                group: None,
+                ..state()
+            };
+            assert_eq!(judge_by(&unwritten, unix, 60), Overdue::No);
+            assert_eq!(judge_by(&unwritten, unix, 61), Overdue::Search);
+        }
+    }
+
+    #[test]
+    fn what_tells_only_the_wall_clock_is_judged_by_it() {
+        let old = ClaimState {
+            claimed_steady: None,
+            deadline_steady: None,
+            ..state()
+        };
+        assert_eq!(judge_by(&old, 200, 10_000), Overdue::No);
+        assert_eq!(judge_by(&old, 201, 0), Overdue::End(7));
     }
 
     #[test]
@@ -254,6 +308,7 @@ mod tests {
     fn what_was_not_written_down_is_searched_for_once_its_consumer_is_dead_and_its_time_over() {
         let without = |pid| ClaimState {
             deadline: None,
+            deadline_steady: None,
             group: None,
             pid,
             ..state()

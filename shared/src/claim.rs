@@ -25,7 +25,7 @@ use serde_json::Value;
 use crate::durable::{self, DiskError, OnPath};
 use crate::failpoint::{self, Failpoint};
 use crate::handover;
-use crate::host::Host;
+use crate::host::{self, Host};
 use crate::id::{ClaimId, UploadId};
 use crate::layout::{DataAt, Dir, RecordAt};
 use crate::lock::{DataLock, TryLock};
@@ -60,12 +60,18 @@ pub struct ClaimState {
     pub pid: u32,
     /// When the claim was made.
     pub claimed_at: UnixTime,
+    /// The same by the clock of that boot, which nobody sets: see [`host::steady`].
+    #[serde(default)]
+    pub claimed_steady: Option<Duration>,
     /// The hook's process group, once it runs.
     #[serde(default)]
     pub group: Option<ProcessGroup>,
-    /// When the hook must have ended.
+    /// When the hook must have ended, as far as other hosts can tell.
     #[serde(default)]
     pub deadline: Option<UnixTime>,
+    /// The same by the clock of that boot: what processes of that host go by.
+    #[serde(default)]
+    pub deadline_steady: Option<Duration>,
     /// The name that was chosen in the destination, written before the delivery.
     #[serde(default)]
     pub destination: Option<String>,
@@ -209,8 +215,10 @@ fn begin(
         boot: host.boot.clone(),
         pid: std::process::id(),
         claimed_at: now,
+        claimed_steady: Some(host::steady()),
         group: None,
         deadline: None,
+        deadline_steady: None,
         destination: record.rest.destination.clone(),
         destination_inode: record.rest.destination_inode,
         other: serde_json::Map::new(),
@@ -327,18 +335,19 @@ impl Claim {
         beat(&self.spool, self.id, self.claim)
     }
 
-    /// Writes down the hook's process group and deadline, so that another consumer of this host
-    /// can end a hook that outlived its consumer.
+    /// Writes down the hook's process group and how long it may run from now on, so that another
+    /// consumer of this host can end a hook that outlived its consumer.
     ///
     /// # Errors
     /// As write(2) and rename(2).
     pub fn set_group(
         &mut self,
         group: Option<ProcessGroup>,
-        deadline: Option<UnixTime>,
+        allowed: Option<Duration>,
     ) -> Result<(), DiskError> {
         self.state.group = group;
-        self.state.deadline = deadline;
+        self.state.deadline = allowed.map(|allowed| UnixTime::now().plus(allowed));
+        self.state.deadline_steady = allowed.map(|allowed| host::steady() + allowed);
         self.write_state(false)
     }
 

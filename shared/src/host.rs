@@ -1,6 +1,9 @@
 //! Which host, boot and process this is, and whether a recorded process is still the same.
 
 use std::sync::OnceLock;
+use std::time::Duration;
+
+use nix::time::ClockId;
 
 /// This host and boot: process ids mean something only within one of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +30,20 @@ impl Host {
             }
         })
     }
+}
+
+/// How long the machine has run since its boot, suspension left out: the same for all processes of
+/// a boot, and not to be set. What is to be waited for on one host is measured by it; the wall
+/// clock jumps.
+#[must_use]
+pub fn steady() -> Duration {
+    // It fails for no clock that Linux has.
+    ClockId::CLOCK_MONOTONIC
+        .now()
+        .map_or(Duration::ZERO, |now| {
+            let seconds = u64::try_from(now.tv_sec()).unwrap_or(0);
+            Duration::new(seconds, u32::try_from(now.tv_nsec()).unwrap_or(0))
+        })
 }
 
 /// When a process started, in clock ticks since boot (field 22 of proc_pid_stat(5)); `None` if
