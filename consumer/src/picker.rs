@@ -213,6 +213,12 @@ impl Picker {
             .refill(entries, &self.backoff, now.unix, chance);
     }
 
+    /// Looks again after `most` at the latest; when to ask again.
+    pub fn poll_within(&mut self, most: Duration, now: Duration) -> Duration {
+        self.next_poll = self.next_poll.min(now + most);
+        self.next_poll
+    }
+
     /// Everything must be looked at anew: events were lost, or none are to be had.
     pub fn look_everywhere(&mut self) {
         self.fresh_stale = true;

@@ -26,6 +26,10 @@ const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// News kept while all jobs are busy; beyond, everything is looked at.
 const NEWS_MAX: usize = 1024;
 
+/// Where events were to be had but are refused, how often to look at most: as on a network
+/// filesystem, where none come.
+const DEAF_POLL: Duration = Duration::from_millis(1500);
+
 /// How jobs share a process.
 #[derive(Debug)]
 pub struct Queue {
@@ -253,6 +257,22 @@ impl Queue {
         self.inbox.tell(Heard::Arrived(id));
     }
 
+    /// Has the spool opened anew, before the next poll would, if its directory is another one now.
+    /// No event tells of a directory further up that is moved away, nor of the removal of one that
+    /// we have open ourselves.
+    ///
+    /// # Errors
+    /// As stat(2).
+    pub fn notice_replacement(&self) -> Result<(), DiskError> {
+        let path = self.spool().layout().dir(Dir::Completed);
+        let found = durable::stat(&path)?.map(|dir| durable::identity(&dir));
+        let listed = self.desk().listed;
+        if listed.is_some() && listed != found {
+            self.inbox.tell(Heard::Replaced);
+        }
+        Ok(())
+    }
+
     /// No job takes anything any more.
     pub fn close(&self) {
         self.inbox.news().closed = true;
@@ -364,8 +384,16 @@ impl Desk {
                 }
                 Next::Wait(until.min(now.steady + LOOK_AGAIN))
             }
+            Pick::Wait(until) if self.is_deaf() => {
+                Next::Wait(until.min(self.picker.poll_within(DEAF_POLL, now.steady)))
+            }
             Pick::Wait(until) => Next::Wait(until),
         }
+    }
+
+    /// Whether events were to be heard, but none are to be had.
+    fn is_deaf(&self) -> bool {
+        self.watch.as_ref().is_some_and(|watch| !watch.is_armed())
     }
 
     /// Whether an upload that might be ours is being worked on: it may come back.

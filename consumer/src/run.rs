@@ -310,6 +310,9 @@ fn start_recovery(
 }
 
 fn look_after(recovery: &mut Recovery, crew: &Crew) {
+    if let Err(error) = crew.queue.notice_replacement() {
+        tracing::error!(%error, "cannot look at the spool");
+    }
     match recovery.look(&crew.queue.spool(), UnixTime::now()) {
         Ok(requeued) => requeued.into_iter().for_each(|id| {
             crew.workshop.metrics.claim(Claimed::Recovered);

@@ -75,6 +75,12 @@ impl Watch {
         }
     }
 
+    /// Whether it listens.
+    #[must_use]
+    pub fn is_armed(&self) -> bool {
+        self.watcher.is_some()
+    }
+
     /// Stops listening.
     pub fn disarm(&mut self) {
         self.watcher = None;

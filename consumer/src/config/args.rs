@@ -183,8 +183,8 @@ pub struct WorkArgs {
     #[arg(long, help_heading = "When")]
     pub drain: bool,
 
-    /// How often to look for uploads although nothing was heard of
-    /// [default: 30s, 1.5s on network filesystems]
+    /// How often to look for uploads although nothing was heard of; every 1.5s at least where the
+    /// kernel has no events left to give [default: 30s, 1.5s on network filesystems]
     #[arg(long, value_name = "DURATION", help_heading = "When")]
     pub poll: Option<Period>,
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use shared::id::UploadId;
-use shared::layout::{Dir, RecordAt};
+use shared::layout::Dir;
 use shared::lookup::{self, Found, State};
 use shared::receive::NewData;
 use shared::record::Record;
@@ -33,6 +33,12 @@ impl Bench {
             dir,
             spool: Arc::new(spool),
         }
+    }
+
+    /// Opens the spool that is there now.
+    pub(crate) fn open(&mut self) {
+        let spool = Spool::open(&self.path("spool"), Options::default()).unwrap();
+        self.spool = Arc::new(spool);
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -104,8 +110,11 @@ impl Bench {
         names
     }
 
+    /// The record of a delivered upload; for a moment it lies where it was.
     pub(crate) fn receipt(&self, id: UploadId) -> Record {
-        shared::record::read(&self.spool.layout().record(id, RecordAt::Receipts)).unwrap()
+        let found = self.found(id);
+        assert_eq!(found.state(), State::Delivered);
+        found.record
     }
 }
 

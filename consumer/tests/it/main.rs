@@ -8,3 +8,4 @@
 mod bench;
 mod contained;
 mod matrix;
+mod surroundings;
