@@ -299,7 +299,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().display();
         let script = format!("sleep 1000 & echo $! >{path}/pid; echo $$ >>{path}/pid; wait");
-        let hung = call(&script, b"", Duration::from_secs(1));
+        let hung = call(&script, b"", Duration::from_secs(3));
         assert!(matches!(hung, Err(CallError::TimedOut(_))), "{hung:?}");
         let pids = std::fs::read_to_string(dir.path().join("pid")).unwrap();
         assert_eq!(pids.lines().count(), 2);

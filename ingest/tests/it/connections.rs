@@ -69,7 +69,7 @@ fn a_small_refused_body_costs_no_connection() {
 
 #[test]
 fn who_sends_no_headers_is_closed() {
-    let server = TestServer::start(&["--header-timeout", "200ms"]);
+    let server = TestServer::start(&["--header-timeout", "1s"]);
     for start in ["", "P", "PRI * HT", "HEAD /files/ HTTP/1.1\r\nHost"] {
         let mut connection = server.connect();
         connection.send(start);
@@ -85,24 +85,24 @@ fn who_sends_no_headers_is_closed() {
 
 #[test]
 fn an_idle_connection_outlives_the_header_timeout_but_not_the_keep_alive_timeout() {
-    let server = TestServer::start(&["--header-timeout", "100ms", "--keep-alive-timeout", "600ms"]);
+    let server = TestServer::start(&["--header-timeout", "1s", "--keep-alive-timeout", "3s"]);
     let mut connection = server.connect();
     let start = std::time::Instant::now();
     connection.send("OPTIONS /files/ HTTP/1.1\r\nHost: x\r\n\r\n");
     connection.response().expect(204, &[]);
     assert!(connection.is_closed());
-    assert!(start.elapsed() > std::time::Duration::from_millis(300));
+    assert!(start.elapsed() > std::time::Duration::from_millis(1500));
 }
 
 #[test]
 fn a_body_may_be_slower_than_the_header_timeout() {
-    let server = TestServer::start(&["--header-timeout", "100ms"]);
+    let server = TestServer::start(&["--header-timeout", "1s"]);
     let upload = server.create(5);
     let mut connection = server.connect();
     connection.send(patch_head(&upload, 0, 5));
-    for byte in b"hello" {
-        std::thread::sleep(std::time::Duration::from_millis(60));
-        connection.send([*byte]);
+    for half in ["hel", "lo"] {
+        std::thread::sleep(std::time::Duration::from_millis(600));
+        connection.send(half);
     }
     connection.response().expect(204, &[("Upload-Offset", "5")]);
 }

@@ -25,19 +25,37 @@ fn head_knows_every_byte_of_a_silent_connection_and_the_next_patch_goes_on() {
 #[test]
 fn a_receiving_connection_is_not_robbed() {
     let server = TestServer::start(&[]);
+    // A sender that was not scheduled for as long as silence takes has been silent: once more.
+    let judged = (0..50).any(|_| {
+        let longest_gap = try_to_rob(&server);
+        longest_gap < std::time::Duration::from_millis(100)
+    });
+    assert!(judged, "this machine never let the sender run");
+}
+
+/// Appends at the offset of an upload that another connection sends, byte by byte; returns the
+/// longest time between two of them. Judges only if that was short.
+fn try_to_rob(server: &TestServer) -> std::time::Duration {
     let upload = server.create(2_000);
     let mut first = server.connect();
     first.send(patch_head(&upload, 0, 1_000));
     let mut second = server.connect();
     let asked = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
+    let (longest_gap, refused) = std::thread::scope(|scope| {
+        let sender = scope.spawn(|| {
+            let mut longest_gap = std::time::Duration::ZERO;
+            let mut sent_at = std::time::Instant::now();
             for _ in 0..1_000 {
-                first.send("a");
+                if first.try_send("a").is_err() {
+                    break;
+                }
+                longest_gap = longest_gap.max(sent_at.elapsed());
+                sent_at = std::time::Instant::now();
                 if !asked.load(Ordering::Relaxed) {
                     std::thread::sleep(std::time::Duration::from_millis(3));
                 }
             }
+            longest_gap
         });
         super::server::wait_until("bytes arrive", || server.offset(&upload) > 0);
         // Whatever offset HEAD told, the holder has moved on or still receives.
@@ -45,9 +63,13 @@ fn a_receiving_connection_is_not_robbed() {
         second.send(patch(&upload, offset, b"bbb"));
         let refused = second.response();
         asked.store(true, Ordering::Relaxed);
-        assert!(matches!(refused.status, 409 | 423), "{refused:?}");
+        (sender.join().unwrap(), refused)
     });
-    first.response().expect(204, &[("Upload-Offset", "1000")]);
+    if longest_gap < std::time::Duration::from_millis(100) {
+        assert!(matches!(refused.status, 409 | 423), "{refused:?}");
+        first.response().expect(204, &[("Upload-Offset", "1000")]);
+    }
+    longest_gap
 }
 
 #[test]
