@@ -11,6 +11,7 @@
 mod bad_input;
 mod clients;
 mod concurrency;
+mod conformance;
 mod crash;
 mod deploy;
 mod disk;

@@ -56,7 +56,7 @@ pub(super) struct Created {
 pub(super) type Early<'a> = &'a (dyn Fn(&str) -> Option<Vec<u8>> + Send + Sync);
 
 /// What is known of each of them; nothing of one that is not being received (any more).
-async fn look_at_parts(
+pub(super) async fn look_at_parts(
     ingest: &Ingest,
     parts: &[UploadId],
 ) -> Result<Vec<Option<Stored>>, IngestError> {

@@ -10,7 +10,7 @@ use warp::reply::Response;
 
 use super::create::carry_out;
 use super::patch::append;
-use super::stored::{last_write, stored};
+use super::stored::last_write;
 use super::terminate::end;
 use super::{Request, Target, respond};
 use crate::draft::append::{self, Append};
@@ -98,7 +98,7 @@ async fn retrieval(
     id: UploadId,
 ) -> Result<Response, IngestError> {
     let found = super::head::look(ingest, id).await?;
-    let stored = stored(&found, &ingest.capabilities)?;
+    let stored = super::head::known(ingest, &found).await?;
     let own = limit(ingest, Some(&found.record));
     let (status, fields) = offset::reply(version, &stored, &own);
     Ok(respond(status, fields))

@@ -135,7 +135,14 @@ async fn respond_to(ingest: &Ingest, actual: &Method, request: &Request) -> Resp
         }
     });
     if version.is_none() {
+        let status = response.status();
         let fields = response.headers_mut();
+        if *method == Method::PATCH
+            && patch::may_go_on_after(status)
+            && let Some(Target::Upload(id)) = target(&request.path, &ingest.base_path)
+        {
+            patch::announce_expiry_of(ingest, id, fields).await;
+        }
         fields.insert(
             headers::TUS_RESUMABLE,
             HeaderValue::from_static(headers::VERSION),
@@ -150,6 +157,10 @@ async fn dispatch(
     method: &Method,
     request: &Request,
 ) -> Result<Response, IngestError> {
+    // "The Server MUST NOT process the request": not even to say that there is nothing here.
+    if protocol == Protocol::Tus && *method != Method::OPTIONS {
+        headers::accept_version(&request.headers)?;
+    }
     let target = target(&request.path, &ingest.base_path).ok_or(Refusal::NotFound)?;
     let span = match target {
         Target::Upload(id) => tracing::info_span!("request", %method, upload_id = %id),

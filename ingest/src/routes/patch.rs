@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use shared::id::UploadId;
 use shared::record::Record;
 use shared::time::UnixTime;
@@ -13,6 +13,7 @@ use super::stored::{announce_expiry, of_record, stored};
 use super::{Request, respond};
 use crate::error::IngestError;
 use crate::ingest::Ingest;
+use crate::tus::capabilities::Extension;
 use crate::tus::patch::{self, Patch, Plan, Reached};
 use crate::tus::refusal::Refusal;
 use crate::tus::stored::Stored;
@@ -29,6 +30,31 @@ pub(super) async fn patch(
     let mut fields = patch::reply(reached.offset);
     announce_expiry(&mut fields, &record, reached.complete, capabilities);
     Ok(respond(StatusCode::NO_CONTENT, fields))
+}
+
+/// Whether a refusal speaks of an upload that is there and may be gone on with.
+pub(super) fn may_go_on_after(status: StatusCode) -> bool {
+    !matches!(
+        status,
+        StatusCode::NO_CONTENT
+            | StatusCode::NOT_FOUND
+            | StatusCode::GONE
+            | StatusCode::PRECONDITION_FAILED
+    )
+}
+
+/// `Upload-Expires` belongs into the answer to every `PATCH`, also to one that was refused, as long
+/// as the upload goes on.
+pub(super) async fn announce_expiry_of(ingest: &Ingest, id: UploadId, fields: &mut HeaderMap) {
+    let capabilities = &ingest.capabilities;
+    if !capabilities.offers(Extension::Expiration) {
+        return;
+    }
+    if let Ok(found) = ingest.uploads.peek(id).await
+        && let Ok(stored) = stored(&found, capabilities)
+    {
+        announce_expiry(fields, &found.record, stored.complete, capabilities);
+    }
 }
 
 /// Appends the body as `decide` plans it, whichever protocol that is of. The record is that of

@@ -195,5 +195,14 @@ pub fn decide(parts: &[Option<Stored>], capabilities: &Capabilities) -> Result<P
     })
 }
 
+/// Size of a final upload: the sum of its parts, once each has told its own. `None` stands for a
+/// part that does not exist (any more).
+#[must_use]
+pub fn length(parts: &[Option<Stored>]) -> Option<Length> {
+    let lengths = parts.iter().map(|part| Some((*part)?.length?.0));
+    let sum = lengths.reduce(|sum, length| sum?.checked_add(length?));
+    sum.flatten().map(Length)
+}
+
 #[cfg(test)]
 mod tests;

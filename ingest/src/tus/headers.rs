@@ -83,6 +83,17 @@ pub fn require_version(headers: &HeaderMap) -> Result<(), Refusal> {
     }
 }
 
+/// The same for requests that need not name a version.
+///
+/// # Errors
+/// [`Refusal::UnsupportedVersion`] if one is named, and it is not ours.
+pub fn accept_version(headers: &HeaderMap) -> Result<(), Refusal> {
+    match headers.contains_key(TUS_RESUMABLE) {
+        true => require_version(headers),
+        false => Ok(()),
+    }
+}
+
 /// Whether `Content-Type` names `media_type`; parameters are ignored, case does not matter.
 #[must_use]
 pub fn has_media_type(headers: &HeaderMap, media_type: &str) -> bool {
@@ -151,7 +162,9 @@ mod tests {
         for other in ["", "0.2.2", "1.0.1", "1.0.0,0.2.2", "1", "1.0.0 x", "2.0.0"] {
             let refused = require_version(&with(&[(TUS_RESUMABLE, other)]));
             assert_eq!(refused, Err(Refusal::UnsupportedVersion), "{other:?}");
+            assert_eq!(accept_version(&with(&[(TUS_RESUMABLE, other)])), refused);
         }
+        assert_eq!(accept_version(&with(&[])), Ok(()));
         assert_eq!(
             require_version(&with(&[])),
             Err(Refusal::UnsupportedVersion)

@@ -239,6 +239,19 @@ fn unfinished_parts_are_taken_only_with_concatenation_unfinished() {
 }
 
 #[test]
+fn the_length_is_known_as_soon_as_each_part_has_told_its_own() {
+    assert_eq!(
+        length(&[part(5, Some(5)), part(1, Some(6))]),
+        Some(Length(11))
+    );
+    assert_eq!(length(&[part(0, Some(0))]), Some(Length(0)));
+    for open in [part(5, None), None, part(0, Some(u64::MAX))] {
+        assert_eq!(length(&[part(5, Some(5)), open]), None);
+    }
+    assert_eq!(length(&[]), None);
+}
+
+#[test]
 fn only_existing_partial_uploads_are_parts() {
     let on = Capabilities::default();
     assert_eq!(decide(&[None], &on), Err(Refusal::NotAPart { number: 1 }));
