@@ -1,5 +1,5 @@
-//! The program as its users start it, against a server that misbehaves on demand and, with
-//! `TUSPOOL_PEERS=1`, against other people's servers.
+//! The program as its users start it, against a server that misbehaves on demand and,
+//! where they are installed, against other people's servers.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 

@@ -1,12 +1,10 @@
-//! Other people's servers. They are fetched and built once below `target/tmp`, which takes a while, so
-//! only `TUSPOOL_PEERS=1` asks for it.
+//! Other people's servers, where `./check --long` has installed them.
 
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,15 +13,8 @@ use serde_json::Value;
 use crate::client::Client;
 use crate::noise;
 
-const TUSD: &str = "v2.9.0";
-const NODE_SERVER: &str = "@tus/server@2.4.5";
-const NODE_STORE: &str = "@tus/file-store@2.1.1";
-
 /// Starting a server takes less.
 const DEADLINE: Duration = Duration::from_secs(60);
-
-/// One test at a time fetches and builds.
-static BUILDING: Mutex<()> = Mutex::new(());
 
 /// A running server and its directory.
 struct Peer {
@@ -43,6 +34,8 @@ impl Drop for Peer {
 
 /// Past the capture of test output: a test that did not run must not look as if it had.
 fn skip(what: &str, why: &str) {
+    let in_ci = std::env::var("CI").is_ok_and(|value| value == "true");
+    assert!(!in_ci, "the client cannot be tried against {what}: {why}");
     writeln!(
         io::stderr(),
         "SKIPPED: the client was not tried against {what}: {why}"
@@ -50,25 +43,19 @@ fn skip(what: &str, why: &str) {
     .ok();
 }
 
-fn wanted(what: &str, program: &str) -> bool {
-    if std::env::var_os("TUSPOOL_PEERS").is_none_or(|value| value != "1") {
-        skip(what, "TUSPOOL_PEERS=1 is not set");
-        return false;
+/// Something below the directory of `scripts/install-test-tools`.
+fn installed(what: &str, path: &str) -> Option<PathBuf> {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
+    let path = target.join("test-tools").join(path);
+    if path.try_exists().unwrap() {
+        return Some(path);
     }
-    let found = Command::new(program).arg("version").output().is_ok();
-    if !found {
-        skip(what, &format!("{program} is not installed"));
-    }
-    found
+    skip(what, "`./check --long` installs it");
+    None
 }
 
-/// Where fetched and built servers are kept between runs.
-fn cache(name: &str) -> PathBuf {
-    let path = Path::new(env!("CARGO_TARGET_TMPDIR"))
-        .join("peers")
-        .join(name);
-    fs::create_dir_all(&path).unwrap();
-    path
+fn tusd() -> Option<PathBuf> {
+    installed("tusd", "tusd/tusd")
 }
 
 fn must(command: &mut Command) {
@@ -77,87 +64,38 @@ fn must(command: &mut Command) {
     assert!(output.status.success(), "{command:?}: {said}");
 }
 
-/// As a module that requires it: that pins the version, and needs no list of versions.
-fn tusd() -> PathBuf {
-    let _turn = BUILDING.lock();
-    let cache = cache("tusd");
-    let binary = cache.join(TUSD);
-    if !binary.is_file() {
-        let module = format!("module peer\n\ngo 1.24\n\nrequire github.com/tus/tusd/v2 {TUSD}\n");
-        fs::write(cache.join("go.mod"), module).unwrap();
-        let uses =
-            "package main\n\nimport _ \"github.com/tus/tusd/v2/pkg/handler\"\n\nfunc main() {}\n";
-        fs::write(cache.join("main.go"), uses).unwrap();
-        must(
-            Command::new("go")
-                .args([
-                    "build",
-                    "-mod=mod",
-                    "-o",
-                    TUSD,
-                    "github.com/tus/tusd/v2/cmd/tusd",
-                ])
-                .current_dir(&cache),
-        );
-    }
-    binary
-}
-
-fn node_server() -> PathBuf {
-    let _turn = BUILDING.lock();
-    let cache = cache("node");
-    let script = cache.join("server.mjs");
-    if !cache.join("node_modules/@tus/file-store").is_dir() {
-        fs::write(cache.join("package.json"), "{\"private\": true}").unwrap();
-        must(
-            Command::new("npm")
-                .args([
-                    "install",
-                    "--no-audit",
-                    "--no-fund",
-                    NODE_SERVER,
-                    NODE_STORE,
-                ])
-                .current_dir(&cache),
-        );
-    }
-    let text = "import { Server } from '@tus/server'\n\
-                import { FileStore } from '@tus/file-store'\n\
-                const [port, directory] = process.argv.slice(2)\n\
-                const server = new Server({ path: '/files/', datastore: new FileStore({ directory }) })\n\
-                server.listen({ host: '127.0.0.1', port })\n";
-    fs::write(&script, text).unwrap();
-    script
-}
-
 impl Peer {
-    fn start(command: impl FnOnce(&str, &Path) -> Command) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let address = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap();
-        let mut command = command(&address.port().to_string(), directory.path());
-        let quiet = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        let process = quiet.spawn().unwrap();
+    /// Again with another port where somebody else took the one that was free.
+    fn start(command: impl Fn(&str, &Path) -> Command) -> Self {
         let until = Instant::now() + DEADLINE;
-        while TcpStream::connect(address).is_err() {
-            assert!(Instant::now() < until, "{command:?} does not listen");
-            thread::sleep(Duration::from_millis(20));
-        }
-        Self {
-            process,
-            address,
-            directory,
-            uploads: "",
+        loop {
+            let directory = tempfile::tempdir().unwrap();
+            let free = TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = free.local_addr().unwrap();
+            drop(free);
+            let mut command = command(&address.port().to_string(), directory.path());
+            let quiet = command
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null());
+            let mut peer = Self {
+                process: quiet.spawn().unwrap(),
+                address,
+                directory,
+                uploads: "",
+            };
+            while peer.process.try_wait().unwrap().is_none() {
+                if TcpStream::connect(address).is_ok() {
+                    return peer;
+                }
+                assert!(Instant::now() < until, "{command:?} does not listen");
+                thread::sleep(Duration::from_millis(20));
+            }
+            assert!(Instant::now() < until, "{command:?} ends");
         }
     }
 
-    fn tusd() -> Self {
-        let binary = tusd();
+    fn tusd(binary: &Path) -> Self {
         Self::start(|port, directory| {
             let mut command = Command::new(binary);
             command.args(["-host", "127.0.0.1", "-port", port, "-base-path", "/files/"]);
@@ -166,8 +104,7 @@ impl Peer {
         })
     }
 
-    fn node() -> Self {
-        let script = node_server();
+    fn node(script: &Path) -> Self {
         Self::start(|port, directory| {
             let mut command = Command::new("node");
             command.arg(script).arg(port).arg(directory);
@@ -197,7 +134,14 @@ impl Peer {
             .unwrap()
             .1
             .to_owned();
-        fs::read(self.directory.path().join(self.uploads).join(id)).unwrap()
+        let path = self.directory.path().join(self.uploads).join(id);
+        // What came in parts may be put together after the answer.
+        let until = Instant::now() + DEADLINE;
+        while !path.try_exists().unwrap() {
+            assert!(Instant::now() < until, "{} does not come", path.display());
+            thread::sleep(Duration::from_millis(20));
+        }
+        fs::read(path).unwrap()
     }
 }
 
@@ -269,10 +213,8 @@ fn cut_connections_are_resumed(peer: &Peer, extra: &[&str]) {
 
 #[test]
 fn tusd_gets_every_file_whole() {
-    if !wanted("tusd", "go") {
-        return;
-    }
-    let peer = Peer::tusd();
+    let Some(binary) = tusd() else { return };
+    let peer = Peer::tusd(&binary);
     every_way_of_sending_works(&peer, &[&["large.bin", "--parallel", "3"]]);
     cut_connections_are_resumed(&peer, &[]);
     cut_connections_are_resumed(&peer, &["--parallel", "2"]);
@@ -280,10 +222,10 @@ fn tusd_gets_every_file_whole() {
 
 #[test]
 fn the_node_server_gets_every_file_whole() {
-    if !wanted("@tus/server", "npm") {
+    let Some(script) = installed("@tus/server", "tus_node_server.mjs") else {
         return;
-    }
-    let peer = Peer::node();
+    };
+    let peer = Peer::node(&script);
     every_way_of_sending_works(&peer, &[]);
     cut_connections_are_resumed(&peer, &[]);
 }
@@ -291,9 +233,6 @@ fn the_node_server_gets_every_file_whole() {
 #[test]
 fn ingest_gets_every_file_whole() {
     let binary = Path::new(env!("CARGO_BIN_EXE_upload")).with_file_name("ingest");
-    if !wanted("ingest", "true") {
-        return;
-    }
     if !binary.is_file() {
         return skip("ingest", "it was not built; cargo build -p ingest does it");
     }
@@ -341,20 +280,17 @@ fn certificate(directory: &Path) -> [PathBuf; 2] {
 
 #[test]
 fn a_certificate_must_be_trusted_or_waived() {
-    if !wanted("tusd with TLS", "go") || !wanted("tusd with TLS", "openssl") {
-        return;
-    }
+    let Some(binary) = tusd() else { return };
     let keys = tempfile::tempdir().unwrap();
     let [certificate, key] = certificate(keys.path());
-    let binary = tusd();
     let peer = Peer::start(|port, directory| {
-        let mut command = Command::new(binary);
+        let mut command = Command::new(&binary);
         command.args(["-host", "127.0.0.1", "-port", port, "-base-path", "/files/"]);
         command
             .arg("-tls-certificate")
             .arg(&certificate)
             .arg("-tls-key")
-            .arg(key);
+            .arg(&key);
         command.arg("-upload-dir").arg(directory);
         command
     });
@@ -377,10 +313,8 @@ fn a_certificate_must_be_trusted_or_waived() {
 
 #[test]
 fn uploads_are_removed_from_other_servers_and_their_states_are_not_waited_for() {
-    if !wanted("tusd", "go") {
-        return;
-    }
-    let peer = Peer::tusd();
+    let Some(binary) = tusd() else { return };
+    let peer = Peer::tusd(&binary);
     let client = Client::of(format!("http://{}/files/", peer.address));
     client.file("small.json", b"{\"state\": 1}");
     let ended = client.run(&["small.json", "--json", "--wait"]).expect(3);
