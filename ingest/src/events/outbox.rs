@@ -51,8 +51,8 @@ enum Seen {
     Settled,
     /// Its hand-over is not finished: somebody is at it, or will be.
     TooEarly,
-    /// Not everyone could be told.
-    Failed(Told),
+    /// Not everyone could be told of this kind; those before it are done with.
+    Failed(Kind, Told),
 }
 
 impl Outbox {
@@ -131,13 +131,13 @@ impl Outbox {
 
     async fn see_to(self: &Arc<Self>, upload: UploadId) {
         let (mut delay, most) = BACKOFF;
-        let (mut told, mut early) = (Told::default(), 0);
+        let (mut half_told, mut early) = (None, 0);
         loop {
-            match self.try_to_tell(upload, told).await {
+            match self.try_to_tell(upload, half_told).await {
                 Ok(Seen::Settled) => return,
                 Ok(Seen::TooEarly) if early == EARLY_MAX => return,
                 Ok(Seen::TooEarly) => early += 1,
-                Ok(Seen::Failed(now)) => told = now,
+                Ok(Seen::Failed(kind, told)) => half_told = Some((kind, told)),
                 Err(error) => {
                     tracing::error!(upload_id = %upload, %error, "cannot tell what is owed")
                 }
@@ -151,7 +151,7 @@ impl Outbox {
     async fn try_to_tell(
         self: &Arc<Self>,
         upload: UploadId,
-        told: Told,
+        half_told: Option<(Kind, Told)>,
     ) -> Result<Seen, DiskError> {
         let Ok(_job) = self.jobs.acquire().await else {
             return Ok(Seen::Settled);
@@ -167,12 +167,15 @@ impl Outbox {
             Some(Some(kinds)) => kinds,
         };
         if let Some(found) = &found {
-            for kind in kinds.into_iter().filter(|kind| self.teller.wants(*kind)) {
+            for (kind, before) in left_to_tell(&kinds, half_told) {
+                if !self.teller.wants(kind) {
+                    continue;
+                }
                 let now = UnixTime::now();
                 let event = Event::new(kind, upload, &found.record, Detail::None, now);
-                let told = self.teller.tell(&event, told).await;
+                let told = self.teller.tell(&event, before).await;
                 if !told.all() {
-                    return Ok(Seen::Failed(told));
+                    return Ok(Seen::Failed(kind, told));
                 }
             }
         } else {
@@ -216,6 +219,17 @@ fn owed_kinds(found: &Found) -> Option<Vec<Kind>> {
     }
 }
 
+/// What is still to be told, and who knows each already, when the last attempt stopped at a kind.
+fn left_to_tell(kinds: &[Kind], half_told: Option<(Kind, Told)>) -> Vec<(Kind, Told)> {
+    let stopped_at = |kind: &Kind| half_told.is_some_and(|(stopped, _)| stopped == *kind);
+    let first = kinds.iter().position(stopped_at).unwrap_or(0);
+    let before = |kind: &Kind| match half_told {
+        Some((stopped, told)) if stopped == *kind => told,
+        _ => Told::default(),
+    };
+    kinds[first..].iter().map(|k| (*k, before(k))).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use shared::layout::RecordAt;
@@ -229,6 +243,34 @@ mod tests {
         record.place = place;
         record.finished_at = finished.then(UnixTime::now);
         owed_kinds(&Found { at, record })
+    }
+
+    #[test]
+    fn who_knows_of_one_event_is_still_told_of_the_next() {
+        let (first, second) = (Kind::Completed, Kind::Expired);
+        let (nobody, one) = (
+            Told::default(),
+            Told {
+                command: true,
+                endpoint: false,
+            },
+        );
+        let both = [first, second];
+        assert_eq!(
+            left_to_tell(&both, None),
+            [(first, nobody), (second, nobody)]
+        );
+        assert_eq!(
+            left_to_tell(&both, Some((first, one))),
+            [(first, one), (second, nobody)]
+        );
+        assert_eq!(left_to_tell(&both, Some((second, one))), [(second, one)]);
+        // What was owed then need not be owed now.
+        assert_eq!(
+            left_to_tell(&[second], Some((first, one))),
+            [(second, nobody)]
+        );
+        assert_eq!(left_to_tell(&[], Some((first, one))), []);
     }
 
     #[test]

@@ -118,11 +118,11 @@ impl OnCreate {
         match decided {
             Ok(Ok(server_metadata)) => Ok(server_metadata),
             Ok(Err(refusal)) => {
-                tracing::info!(%refusal, "on-create refuses the upload");
+                tracing::info!(upload_id = %id, %refusal, "on-create refuses the upload");
                 Err(refusal)
             }
             Err(error) => {
-                tracing::error!(%error, "on-create failed; the upload is refused");
+                tracing::error!(upload_id = %id, %error, "on-create failed; the upload is refused");
                 Err(Refusal::Undecided)
             }
         }
