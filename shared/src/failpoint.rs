@@ -54,8 +54,10 @@ failpoints! {
     CreateSynced = "create.synced",
     /// PATCH: the data is synced, the watermark has not moved.
     AdvanceDataSynced = "advance.data_synced",
-    /// PATCH: the watermark has moved, the record is not synced.
+    /// PATCH: the record tells of the new watermark, but is not synced.
     AdvanceMarked = "advance.marked",
+    /// PATCH: the record is synced, the new watermark is not shown as the offset yet.
+    AdvanceRecordSynced = "advance.record_synced",
     /// End: the record tells the ending, the data is still there.
     EndRecorded = "end.recorded",
     /// End: the record is a receipt, the data is still there.

@@ -152,6 +152,7 @@ pub fn complete(record: &mut Record, now: UnixTime) {
 /// Makes the client begin anew: what the record says about the bytes is not true any more.
 pub(crate) fn forget_bytes(record: &mut Record) {
     record.offset = Offset(0);
+    record.unsettled = None;
     record.flagged = false;
     record.finished_at = None;
 }
@@ -376,16 +377,18 @@ fn finish_record(
         }
         return Err(error);
     }
+    // On a full disk the record goes as it is and `finished_at` is filled in later, unless a later
+    // boot would read something else in it.
+    let may_stay = record.unsettled.is_none();
     complete(&mut record, now);
     let record_path = spool.layout().record(id, RecordAt::Uploads);
     let file = match spool.open_record(record_path, Dir::Uploads, id) {
         Ok((file, _)) => file,
-        Err(RecordError::Disk(error)) if !error.is_full() => return Err(error),
-        // On a full disk the record goes as it is; `finished_at` is filled in later.
+        Err(RecordError::Disk(error)) if !(error.is_full() && may_stay) => return Err(error),
         Err(_) => return Ok(true),
     };
     match file.write_head(&record) {
-        Err(error) if !error.is_full() => return Err(error),
+        Err(error) if !(error.is_full() && may_stay) => return Err(error),
         _ => {}
     }
     if spool.durability().syncs_finish() {

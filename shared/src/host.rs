@@ -1,5 +1,7 @@
 //! Which host, boot and process this is, and whether a recorded process is still the same.
 
+use std::fmt;
+use std::str::FromStr;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -44,6 +46,49 @@ pub fn steady() -> Duration {
             let seconds = u64::try_from(now.tv_sec()).unwrap_or(0);
             Duration::new(seconds, u32::try_from(now.tv_nsec()).unwrap_or(0))
         })
+}
+
+/// Names one boot of one host: what was written and not synced can be relied on within it only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BootId(u64);
+
+impl BootId {
+    /// Hexadecimal digits of the written form: the first 48 bits of the kernel's boot id, all of
+    /// them random.
+    const DIGITS: usize = 12;
+
+    /// This boot. Where the kernel does not tell, every process is taken for a boot of its own.
+    #[must_use]
+    pub fn this() -> Self {
+        static THIS: OnceLock<BootId> = OnceLock::new();
+        *THIS.get_or_init(|| {
+            let told = Host::this().boot.replace('-', "");
+            let first = told.get(..Self::DIGITS).and_then(|text| text.parse().ok());
+            first.unwrap_or_else(|| Self(fastrand::u64(..1 << (4 * Self::DIGITS))))
+        })
+    }
+}
+
+/// Not [`BootId::DIGITS`] lower-case hexadecimal digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a boot id")]
+pub struct InvalidBootId;
+
+impl FromStr for BootId {
+    type Err = InvalidBootId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidBootId> {
+        let is_digit = |b: u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
+        let is_one = text.len() == Self::DIGITS && text.bytes().all(is_digit);
+        let digits = is_one.then(|| u64::from_str_radix(text, 16).ok());
+        digits.flatten().map(Self).ok_or(InvalidBootId)
+    }
+}
+
+impl fmt::Display for BootId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:0width$x}", self.0, width = Self::DIGITS)
+    }
 }
 
 /// When a process started, in clock ticks since boot (field 22 of proc_pid_stat(5)); `None` if

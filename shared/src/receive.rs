@@ -11,6 +11,7 @@ use std::sync::Arc;
 use crate::durable::{self, DiskError, OnPath};
 use crate::failpoint::{self, Failpoint};
 use crate::handover;
+use crate::host::BootId;
 use crate::id::UploadId;
 use crate::layout::{DataAt, Dir, RecordAt};
 use crate::lock::{DataLock, TryLock};
@@ -194,6 +195,7 @@ impl Receiving {
                     file,
                     record,
                 };
+                held.forget_what_was_not_shown()?;
                 held.forget_what_is_missing()?;
                 Ok(Open::Held(Box::new(held)))
             }
@@ -241,51 +243,49 @@ impl Receiving {
         failpoint::hit(Failpoint::CreateSynced).on("create", self.file.path())
     }
 
-    /// Moves the watermark to `to`: data synced (in `every-patch` mode), head written, head synced.
-    /// An error leaves the watermark where it was.
+    /// Moves the watermark to `to`. In `every-patch` mode: data synced, the new watermark written
+    /// beside the old one and synced, and only then shown as the offset; so whoever reads it, in
+    /// whichever process, reads what a power cut leaves. After an error nobody reads the new one.
     ///
     /// # Errors
     /// As fdatasync(2) and pwrite(2). A failed sync must not be tried again.
     pub fn advance(&mut self, to: Offset, now: UnixTime) -> Result<(), DiskError> {
-        if self.spool.durability().syncs_patches() {
+        let durably = self.spool.durability().syncs_patches();
+        if durably {
             durable::sync_data(self.data(), &self.data_path())?;
             failpoint::hit(Failpoint::AdvanceDataSynced).on("advance", self.file.path())?;
         }
-        let before = self.record.clone();
-        let advanced = self.mark(to, now).and_then(|()| self.sync_record());
-        if advanced.is_err() {
-            self.take_back(before);
+        if durably {
+            self.move_durably(to, now)
+        } else {
+            self.mark(to, self.record.synced().min(to), now)
         }
-        advanced
     }
 
-    /// Moves the watermark over data that the caller has synced (if the mode asks for it). Not
-    /// yet durable: see [`Self::sync_record`].
-    ///
-    /// # Errors
-    /// As pwrite(2); the watermark is where it was.
-    pub fn mark(&mut self, to: Offset, now: UnixTime) -> Result<(), DiskError> {
-        let mut record = self.record.clone();
-        record.offset = to;
-        record.last_write = now;
-        self.file.write_head(&record)?;
-        self.record = record;
+    /// Moves the watermark over data that is synced.
+    fn move_durably(&mut self, to: Offset, now: UnixTime) -> Result<(), DiskError> {
+        // Backward it is shown at once.
+        let shown = self.record.offset.min(to);
+        self.mark(shown, to, now)?;
+        self.file.sync()?;
+        failpoint::hit(Failpoint::AdvanceRecordSynced).on("advance", self.file.path())?;
+        if shown == to {
+            return Ok(());
+        }
+        self.change(|record| record.set_offset(to, to, BootId::this()))
+    }
+
+    /// Writes the watermark, and which one a power cut leaves. Not durable.
+    fn mark(&mut self, shown: Offset, synced: Offset, now: UnixTime) -> Result<(), DiskError> {
+        self.change(|record| {
+            record.set_offset(shown, synced, BootId::this());
+            record.last_write = now;
+        })?;
         failpoint::hit(Failpoint::AdvanceMarked).on("advance", self.file.path())
     }
 
-    /// Makes the watermark durable, if the mode asks for it.
-    ///
-    /// # Errors
-    /// As fdatasync(2).
-    pub fn sync_record(&self) -> Result<(), DiskError> {
-        if self.spool.durability().syncs_patches() {
-            self.file.sync()?;
-        }
-        Ok(())
-    }
-
     /// Declares the length of an upload that was created without one. Durable with the next
-    /// [`Self::advance`], [`Self::sync_record`] or hand-over.
+    /// [`Self::advance`] or hand-over.
     ///
     /// # Errors
     /// As pwrite(2).
@@ -349,7 +349,7 @@ impl Receiving {
             record.last_write = now;
         }
         handover::complete(&mut record, now);
-        let recorded = self.record.is_received();
+        let recorded = self.record.is_received() && self.record.unsettled.is_none();
         match self.file.write_head(&record) {
             // A full disk: what the record says already is enough to go on.
             Err(error) if error.is_full() && recorded => {}
@@ -359,7 +359,7 @@ impl Receiving {
             }
         }
         if durably && let Err(error) = self.file.sync() {
-            self.take_back(before);
+            self.put_back(before, to);
             return Err(error);
         }
         let announce = self.record.rest.announce;
@@ -367,14 +367,27 @@ impl Receiving {
         Ok(self.record)
     }
 
-    /// After a sync of the record that failed: HEAD reads what was written, synced or not, and
-    /// would go on telling of an offset that a power cut takes back.
-    fn take_back(&mut self, before: Record) {
+    /// After a sync of the final record that failed. What it says would be read, durable or not;
+    /// and a power cut may find either.
+    fn put_back(&mut self, before: Record, to: Offset) {
+        let mut before = before;
+        before.set_offset(before.offset, to, BootId::this());
         match self.file.write_head(&before) {
             Ok(()) => self.record = before,
             // A disk that takes nothing any more. The bytes up to the newer offset are synced.
-            Err(error) => tracing::error!(upload_id = %self.id, %error, "the offset stays ahead"),
+            Err(error) => tracing::error!(upload_id = %self.id, %error, "the record stays ahead"),
         }
+    }
+
+    /// Whoever moved the watermark may have died before the new one was shown. What comes now is
+    /// written where the old one stands, so a power cut must not find the new one over it.
+    fn forget_what_was_not_shown(&mut self) -> Result<(), DiskError> {
+        let shown = self.record.offset;
+        if self.record.synced() <= shown {
+            return Ok(());
+        }
+        self.change(|record| record.set_offset(shown, shown, BootId::this()))?;
+        self.file.sync()
     }
 
     /// A power cut can take bytes that were not synced and leave the record that tells of them.

@@ -276,3 +276,68 @@ fn a_watermark_whose_record_cannot_be_synced_is_taken_back_for_all_who_look() {
     assert_eq!(seen.offset, Offset(3));
     assert_eq!(receiving.record().offset, Offset(3));
 }
+
+/// What a boot that comes after this one reads in a record.
+fn after_a_reboot(spool: &Spool, id: UploadId) -> Record {
+    let bytes = std::fs::read(spool.layout().record(id, RecordAt::Uploads)).unwrap();
+    let record = Record::from_bytes(&bytes).unwrap();
+    record.read_in("0123456789ab".parse().unwrap())
+}
+
+#[test]
+fn an_offset_is_shown_only_once_its_record_is_synced() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = spool(&dir);
+    let shown = |id| record::read(&spool.layout().record(id, RecordAt::Uploads)).unwrap();
+    for (step, shown_then) in [("advance.marked", 3), ("advance.record_synced", 3)] {
+        let mut receiving = create(&spool, 10);
+        let id = receiving.id();
+        receiving.data().write_all_at(b"hello", 0).unwrap();
+        receiving.advance(Offset(3), now(1)).unwrap();
+        let scope = failpoint::scoped(&format!("{step}=error:EIO")).unwrap();
+        receiving.advance(Offset(5), now(2)).unwrap_err();
+        drop((scope, receiving));
+        assert_eq!(shown(id).offset, Offset(shown_then), "{step}");
+        assert_eq!(after_a_reboot(&spool, id).offset, Offset(5), "{step}");
+
+        // Whoever goes on writes where the client was told to; no power cut may find more there.
+        let heir = opened(&spool, id);
+        assert_eq!(heir.record().offset, Offset(3));
+        assert_eq!(after_a_reboot(&spool, id).offset, Offset(3), "{step}");
+    }
+}
+
+#[test]
+fn what_was_not_synced_counts_until_the_next_boot_only() {
+    let dir = tempfile::tempdir().unwrap();
+    for durability in [Durability::OnFinish, Durability::None] {
+        let with = |durability| {
+            let options = Options {
+                durability,
+                ..Options::default()
+            };
+            Arc::new(Spool::open(&dir.path().join("s"), options).unwrap())
+        };
+        let synced = with(Durability::EveryPatch);
+        let mut first = create(&synced, 10);
+        let id = first.id();
+        first.data().write_all_at(b"hello", 0).unwrap();
+        first.advance(Offset(2), now(1)).unwrap();
+        drop(first);
+
+        let spool = with(durability);
+        let mut patch = opened(&spool, id);
+        patch.advance(Offset(5), now(2)).unwrap();
+        drop(patch);
+        assert_eq!(opened(&spool, id).record().offset, Offset(5));
+        assert_eq!(after_a_reboot(&spool, id).offset, Offset(2));
+
+        // A wrong checksum takes back more than was ever synced.
+        opened(&spool, id).advance(Offset(1), now(3)).unwrap();
+        assert_eq!(after_a_reboot(&spool, id).offset, Offset(1));
+
+        let mut last = opened(&synced, id);
+        last.advance(Offset(5), now(4)).unwrap();
+        assert_eq!(after_a_reboot(&spool, id).offset, Offset(5));
+    }
+}

@@ -29,9 +29,12 @@ use crate::time::{UnixTime, iso8601_duration};
 
 mod file;
 mod place;
+mod unsettled;
 
 pub use file::{RecordError, RecordFile, read};
 pub use place::{Finish, Place};
+pub use unsettled::Unsettled;
+use unsettled::unsettled;
 
 /// Version of the record's format that this code writes.
 pub const FORMAT: u32 = 1;
@@ -104,6 +107,8 @@ pub struct Record {
     /// The watermark: every byte below it has been received, verified and (in `every-patch`
     /// mode) synced.
     pub offset: Offset,
+    /// What a power cut makes of the watermark, if not what it says.
+    pub unsettled: Option<Unsettled>,
     /// `None` while the client has not said it (`Upload-Defer-Length`).
     pub length: Option<Length>,
     /// When the offset last moved.
@@ -212,6 +217,10 @@ struct OnDisk {
     joined_into: Option<UploadId>,
     #[serde(default)]
     ended_at: Option<UnixTime>,
+    #[serde(default)]
+    synced: Option<Offset>,
+    #[serde(default)]
+    boot: Option<String>,
     #[serde(default, rename = "check")]
     _check: Option<String>,
     #[serde(flatten)]
@@ -228,6 +237,7 @@ impl Record {
         Self {
             format: Some(FORMAT),
             offset: Offset(0),
+            unsettled: None,
             length,
             last_write: now,
             flagged: false,
@@ -280,6 +290,7 @@ impl Record {
 
     /// Writes down where the data is.
     pub fn set_place(&mut self, at: DataAt) {
+        self.unsettled = None;
         self.claim = None;
         self.not_before = None;
         self.place = match at {
@@ -301,6 +312,7 @@ impl Record {
     /// Writes down that the upload has ended.
     pub fn set_ending(&mut self, ending: Place, now: UnixTime) {
         debug_assert!(ending.is_ending());
+        self.unsettled = None;
         self.claim = None;
         self.not_before = None;
         self.place = ending;
@@ -343,17 +355,26 @@ impl Record {
             .digest
             .as_deref()
             .filter(|d| d.len() <= DIGEST_MAX && is_plain(d));
+        // Only an upload that is being received is unsettled: it has no claim and no end, and its two
+        // fields stand in their room.
+        let (claim, boot) = match &self.unsettled {
+            None => (quoted(self.claim.map(|c| c.to_string())), String::new()),
+            Some(Unsettled { synced, boot }) => (
+                format!("null,\"synced\":{}", synced.0),
+                format!(",\"boot\":\"{boot}\""),
+            ),
+        };
         let text = format!(
             "{{\"format\":{FORMAT},\"offset\":{:20},\"length\":{:>20},\"last_write\":{:>17},\
              \"flagged\":{:5},\"place\":{:12},\"claim\":{:34},\"attempts\":{:10},\
              \"not_before\":{:>10},\"finished_at\":{:29},\"duration\":{:24},\"digest\":{:77},\
-             \"joined_into\":{:38},\"ended_at\":{:>17}",
+             \"joined_into\":{:38},\"ended_at\":{:>ended_width$}{boot}",
             self.offset.0,
             self.length.map_or("null".to_owned(), |l| l.0.to_string()),
             self.last_write.to_string(),
             self.flagged,
             format!("\"{}\"", self.place.name()),
-            quoted(self.claim.map(|c| c.to_string())),
+            claim,
             self.attempts,
             self.not_before.map_or("null".to_owned(), |t| t.to_string()),
             quoted(self.finished_at.map(UnixTime::iso8601)),
@@ -361,6 +382,7 @@ impl Record {
             quoted(digest.map(str::to_owned)),
             quoted(self.joined_into.map(|id| id.to_string())),
             self.ended_at.map_or("null".to_owned(), |t| t.to_string()),
+            ended_width = if self.unsettled.is_some() { 4 } else { 17 },
         );
         debug_assert!(text.len() <= CHECKED_LEN, "{} {text}", text.len());
         let mut head = [b' '; HEAD_LEN];
@@ -408,6 +430,7 @@ impl Record {
         Ok(Self {
             format: disk.format,
             offset: disk.offset,
+            unsettled: unsettled(disk.synced, disk.boot)?,
             length: disk.length,
             last_write: disk.last_write,
             flagged: disk.flagged,

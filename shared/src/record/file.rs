@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::{HEAD_LEN, NEWER, RECORD_MAX, Record, is_torn};
 use crate::durable::{self, DiskError, OnPath};
+use crate::host::BootId;
 
 /// Why a file is not a record.
 #[derive(Debug, thiserror::Error)]
@@ -64,10 +65,23 @@ pub fn read(path: &Path) -> Result<Record, RecordError> {
 }
 
 fn parse(bytes: &[u8], path: &Path) -> Result<Record, RecordError> {
-    Record::from_bytes(bytes).map_err(|reason| RecordError::Unreadable {
+    let record = Record::from_bytes(bytes).and_then(|record| {
+        let read = record.read_in(BootId::this());
+        if read.length.is_some_and(|length| length.0 < read.offset.0) {
+            return Err("offset past the length".to_owned());
+        }
+        Ok(read)
+    });
+    record.map_err(|reason| RecordError::Unreadable {
         path: path.to_owned(),
         reason,
     })
+}
+
+/// Whether these bytes begin as we would write them, so that only their head need be overwritten.
+fn has_head(bytes: &[u8]) -> bool {
+    let written = Record::from_bytes(bytes).map(|record| record.head());
+    written.is_ok_and(|head| bytes.get(..HEAD_LEN) == Some(head.as_slice()))
 }
 
 fn read_all(file: &File, path: &Path) -> Result<Vec<u8>, RecordError> {
@@ -129,7 +143,7 @@ impl RecordFile {
         let file = durable::open(&path, true)?;
         let bytes = read_all(&file, &path)?;
         let record = parse(&bytes, &path)?;
-        let has_head = bytes.get(..HEAD_LEN) == Some(record.head().as_slice());
+        let has_head = has_head(&bytes);
         Ok((
             Self {
                 file,

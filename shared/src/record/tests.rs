@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::host::BootId;
 
 fn widest() -> Record {
     let mut record = Record::new(Some(Length(u64::MAX)), UnixTime::from_secs(9_999_999_999));
@@ -17,9 +18,22 @@ fn widest() -> Record {
     record
 }
 
+/// An upload that is being received has no claim and no end.
+fn widest_unsettled() -> Record {
+    let mut record = widest();
+    record.place = Place::Uploads;
+    (record.claim, record.ended_at) = (None, None);
+    record.set_offset(Offset(u64::MAX), Offset(u64::MAX - 1), BootId::this());
+    record
+}
+
 #[test]
 fn the_head_is_one_sector_however_wide_its_values() {
-    for record in [Record::new(None, UnixTime::from_secs(0)), widest()] {
+    for record in [
+        Record::new(None, UnixTime::from_secs(0)),
+        widest(),
+        widest_unsettled(),
+    ] {
         let bytes = record.to_bytes();
         assert_eq!(bytes[HEAD_LEN - 1], b',');
         assert_eq!(Record::from_bytes(&bytes).unwrap(), record);
@@ -42,10 +56,47 @@ fn every_field_stands_at_the_same_place_in_every_head() {
         .map(|mark| text.find(mark).unwrap())
         .collect()
     };
-    assert_eq!(
-        marks(widest().head()),
-        marks(Record::new(None, UnixTime::default()).head())
-    );
+    let plain = marks(Record::new(None, UnixTime::default()).head());
+    assert_eq!(marks(widest().head()), plain);
+    assert_eq!(marks(widest_unsettled().head()), plain);
+}
+
+#[test]
+fn an_unsettled_offset_holds_in_its_own_boot_and_the_synced_one_in_every_other() {
+    let (here, elsewhere) = (BootId::this(), "0123456789ab".parse().unwrap());
+    for (shown, synced) in [(0, 0), (3, 0), (5, 3), (3, 5), (5, 5)] {
+        let mut record = Record::new(Some(Length(5)), UnixTime::default());
+        record.rest.finish = Finish::AtFlag;
+        record.flagged = true;
+        record.set_offset(Offset(shown), Offset(synced), here);
+        let read = Record::from_bytes(&record.to_bytes()).unwrap();
+        assert_eq!(read.clone().read_in(here), record);
+
+        let later = read.read_in(elsewhere);
+        assert_eq!(
+            (later.offset, later.synced()),
+            (Offset(synced), Offset(synced))
+        );
+        assert_eq!(later.unsettled, None);
+        // Whether the last byte has been sent is known only where the last byte is.
+        assert_eq!(later.flagged, shown <= synced);
+        assert_eq!(later.is_received(), synced == 5);
+    }
+}
+
+#[test]
+fn heads_from_before_boots_were_told_and_broken_ones_are_understood_or_refused() {
+    let with = |more: &str| {
+        let json = format!(
+            r#"{{"format":1,"offset":3,"length":5,"last_write":1,"created_at":1{more}}}"#
+        );
+        Record::from_bytes(json.as_bytes()).map(|record| record.synced().0)
+    };
+    assert_eq!(with(""), Ok(3));
+    assert_eq!(with(r#","synced":1,"boot":"0123456789ab""#), Ok(1));
+    assert_eq!(with(r#","synced":1"#), Ok(3));
+    assert!(with(r#","synced":1,"boot":"0123456789AB""#).is_err());
+    assert!(with(r#","synced":1,"boot":"""#).is_err());
 }
 
 /// As tussi 3.1.0 writes one, with a field of the future.
