@@ -13,6 +13,9 @@
 //! preempted in the middle of its copy), so the head ends in a CRC-32 of itself, and the reader
 //! reads again until it fits.
 //!
+//! What is written in place need not be on the disk yet, or may be there before the data that it
+//! tells of. While it matters, the head says so: see [`Unsettled`].
+//!
 //! A record without `format` is tussi's and means what tussi means by it. Fields that we do not
 //! know are kept.
 

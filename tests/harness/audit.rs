@@ -26,15 +26,16 @@ pub enum Loss {
     Unknown(String),
 }
 
-/// How many uploads have a smaller offset now than a HEAD showed while a PATCH was under way.
-#[must_use]
-pub fn taken_back(tus: &Tus, entries: &[Entry]) -> usize {
-    let is_behind = |entry: &&Entry| {
-        let Some(url) = &entry.url else { return false };
-        let head = tus.request("HEAD", url, &[], b"");
-        head.header("Upload-Offset").is_some() && offset_of(&head) < entry.shown
-    };
-    entries.iter().filter(is_behind).count()
+/// What an acknowledgement promises over the fault that was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Promise {
+    /// Every offset and every upload that a client was told of is still there.
+    EveryOffset,
+    /// Only an upload that was told to be complete is. Of the others any part may be gone, but
+    /// what an offset covers is what was sent.
+    EveryCompletion,
+    /// Nothing is, but what the offset of an unfinished upload covers is what was sent.
+    NoWrongByte,
 }
 
 /// What counts as the offset of an upload that is not complete.
@@ -59,6 +60,8 @@ pub struct Audit<'a> {
     pub out: &'a Path,
     /// What to believe.
     pub offset: Offset,
+    /// What to ask for.
+    pub promise: Promise,
 }
 
 impl Audit<'_> {
@@ -84,7 +87,8 @@ impl Audit<'_> {
         if head.status != 200 {
             // A part may be removed once it has been joined.
             let joined = entry.url.is_some() && head.status == 410;
-            return (!joined).then_some(Loss::Upload(entry.number));
+            return (!joined && self.promise == Promise::EveryOffset)
+                .then_some(Loss::Upload(entry.number));
         }
         let (begin, end) = part.range;
         self.unfinished(
@@ -99,15 +103,26 @@ impl Audit<'_> {
     fn whole(&self, entry: &Entry, content: &[u8]) -> Option<Loss> {
         let url = entry.url.as_ref()?;
         let head = self.tus.request("HEAD", url, &[], b"");
+        let is_promised = match self.promise {
+            Promise::EveryOffset => true,
+            Promise::EveryCompletion => entry.complete,
+            Promise::NoWrongByte => false,
+        };
         if head.status != 200 {
-            return Some(Loss::Upload(entry.number));
+            return is_promised.then_some(Loss::Upload(entry.number));
         }
         let is_joined = head.header("Upload-Offset").is_some();
         if entry.shape == Shape::Concatenated && !is_joined {
-            return entry.complete.then_some(Loss::Bytes(entry.number));
+            return (entry.complete && is_promised).then_some(Loss::Bytes(entry.number));
         }
-        if entry.complete || offset_of(&head) == entry.length {
-            return check_delivered(self.spool, self.out, entry, content);
+        if offset_of(&head) == entry.length {
+            let is_checked = self.promise != Promise::NoWrongByte;
+            return is_checked
+                .then(|| check_delivered(self.spool, self.out, entry, content))
+                .flatten();
+        }
+        if entry.complete && is_promised {
+            return Some(Loss::Bytes(entry.number));
         }
         self.unfinished(entry, &head, entry.acknowledged, url, content)
     }
@@ -122,7 +137,7 @@ impl Audit<'_> {
         content: &[u8],
     ) -> Option<Loss> {
         let mut offset = offset_of(head);
-        if offset < acknowledged {
+        if offset < acknowledged && self.promise == Promise::EveryOffset {
             return Some(Loss::Bytes(entry.number));
         }
         let data = find(self.spool, id_of(url)).map(std::fs::read);
@@ -189,6 +204,17 @@ pub fn delivered_whole(out: &Path, ledger: &Ledger) -> Vec<Loss> {
     let unknown = found.into_values().flatten();
     losses.extend(unknown.map(|path| Loss::Unknown(path.display().to_string())));
     losses
+}
+
+/// Lets clients begin anew with what was lost and may have been: with uploads that are gone, and
+/// with those that are to be joined of parts, any of which may be.
+pub fn begin_anew(tus: &Tus, entries: &mut [Entry]) {
+    for entry in entries.iter_mut().filter(|entry| !entry.complete) {
+        let is_there = |url: &String| tus.request("HEAD", url, &[], b"").status == 200;
+        if entry.shape == Shape::Concatenated || !entry.url.as_ref().is_some_and(is_there) {
+            entry.begin_anew();
+        }
+    }
 }
 
 /// Files in a destination by the number in their names (`000012.bin`, `000012_1.bin`).

@@ -61,11 +61,9 @@ pub struct Entry {
     pub length: usize,
     /// The resource, once a 201 came.
     pub url: Option<String>,
-    /// The largest offset that a 2xx to a POST or PATCH told, or a HEAD while nobody wrote.
+    /// The largest offset that a 2xx to a POST, PATCH or HEAD told: the client may forget what is
+    /// below it.
     pub acknowledged: usize,
-    /// The largest offset that a HEAD showed while a PATCH was under way. The watermark can be read
-    /// before its own sync is over, so a power cut may take this one back (not its bytes).
-    pub shown: usize,
     /// Whether the client was told that all of it has arrived.
     pub complete: bool,
     /// The parts, for a concatenation.
@@ -90,6 +88,13 @@ impl Entry {
     #[must_use]
     pub fn filename(&self) -> String {
         filename(self.number)
+    }
+
+    /// What a client does that is told that its upload is gone: it begins anew.
+    pub fn begin_anew(&mut self) {
+        self.url = None;
+        self.acknowledged = 0;
+        self.parts.clear();
     }
 
     /// The bytes that are to arrive.
@@ -136,7 +141,6 @@ impl Ledger {
             length,
             url,
             acknowledged,
-            shown: 0,
             complete,
             parts: Vec::new(),
             refused: None,

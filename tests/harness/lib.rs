@@ -30,3 +30,4 @@ mod sender;
 pub mod load;
 
 pub mod audit;
+pub mod write_back;

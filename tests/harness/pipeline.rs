@@ -1,6 +1,6 @@
 //! A spool with the programs around it, made for one test and gone after it.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::ffi::OsStr;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -10,6 +10,7 @@ use tempfile::TempDir;
 
 use crate::client::{Address, Tus};
 use crate::failpoint::{self, Failpoint};
+use crate::needs::Need;
 use crate::process::{Finished, Process};
 use crate::programs::{Program, scratch_dir};
 use crate::slips::{self, Slip};
@@ -27,7 +28,12 @@ pub struct Pipeline {
     spool: SpoolView,
     started: Cell<u32>,
     slip: Cell<Option<Slip>>,
+    /// The boot id that programs see, if not the machine's.
+    boot: RefCell<Option<PathBuf>>,
 }
+
+/// What it takes to [reboot](Pipeline::reboot).
+pub const REBOOT_NEEDS: [Need; 2] = [Need::Root, Need::Tool("unshare")];
 
 impl Pipeline {
     /// A pipeline whose spool does not exist yet: the first program makes it.
@@ -66,6 +72,7 @@ impl Pipeline {
             spool,
             started: Cell::new(0),
             slip: Cell::new(None),
+            boot: RefCell::new(None),
         };
         for directory in ["logs", "out"] {
             std::fs::create_dir(pipeline.path(directory)).expect("a new directory is empty");
@@ -96,7 +103,10 @@ impl Pipeline {
     /// Its environment holds nothing but `PATH`: every flag may also come from a variable.
     #[must_use]
     pub fn command<A: AsRef<OsStr>>(&self, program: Program, args: &[A]) -> Command {
-        let mut command = bare_command(program);
+        let mut command = match &*self.boot.borrow() {
+            None => bare_command(program),
+            Some(id) => booted_as(id, program),
+        };
         command.arg("--spool").arg(self.spool.root()).args(args);
         command
     }
@@ -159,6 +169,19 @@ impl Pipeline {
         }
     }
 
+    /// Lets every program that is started from now on find itself in another boot of the machine.
+    ///
+    /// # Panics
+    /// If no boot id can be written down.
+    pub fn reboot(&self) {
+        let id = self.path(&format!("boot-{}", self.started.get()));
+        let words: [u16; 8] = std::array::from_fn(|_| fastrand::u16(..));
+        let [a, b, c, d, e, f, g, h] = words;
+        let text = format!("{a:04x}{b:04x}-{c:04x}-{d:04x}-{e:04x}-{f:04x}{g:04x}{h:04x}\n");
+        std::fs::write(&id, text).expect("the pipeline's directory is writable");
+        *self.boot.borrow_mut() = Some(id);
+    }
+
     /// Lets every ingest that is started from now on make a mistake; none any more with `None`.
     pub fn plant(&self, slip: Option<Slip>) {
         self.slip.set(slip);
@@ -211,7 +234,22 @@ impl Default for Pipeline {
 /// A program with an environment of nothing but `PATH`, and no arguments.
 #[must_use]
 pub fn bare_command(program: Program) -> Command {
-    let mut command = Command::new(program.path());
+    bare(Command::new(program.path()))
+}
+
+/// The same, for which the kernel's boot id is what stands in a file. It is the same process in the
+/// end: each of these commands becomes the next.
+fn booted_as(id: &Path, program: Program) -> Command {
+    let mut command = bare(Command::new("unshare"));
+    let bind = "mount --bind \"$0\" /proc/sys/kernel/random/boot_id && exec \"$@\"";
+    command
+        .args(["--mount", "--propagation", "slave", "sh", "-c", bind])
+        .arg(id)
+        .arg(program.path());
+    command
+}
+
+fn bare(mut command: Command) -> Command {
     command
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap_or_default());

@@ -226,9 +226,7 @@ impl Sender {
             if self.random.u8(0..32) == 0 {
                 let head = self.tus.try_request("HEAD", upload.path(), &[], b"")?;
                 if head.status == 200 {
-                    let offset = usize::try_from(head.number("Upload-Offset")).unwrap_or_default();
-                    self.ledger
-                        .note(number, |entry| entry.shown = entry.shown.max(offset));
+                    self.acknowledge(number, head.number("Upload-Offset"), content.len());
                 }
             }
         }

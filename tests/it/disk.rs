@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
-use tests::audit::{self, Audit, Offset};
+use tests::audit::{self, Audit, Offset, Promise};
 use tests::client::{Tus, Upload};
 use tests::http::Response;
 use tests::ledger::{Ledger, Shape};
@@ -262,6 +262,7 @@ fn die_under_load(fs: &mut LoopFs, kind: Kind, seed: u64) {
         spool: pipeline.spool(),
         out: &out,
         offset: Offset::Reported,
+        promise: Promise::EveryOffset,
     };
     // A refusal on the dead disk was an answer too, but nothing that is lost.
     let honest = acknowledged.into_iter().map(|mut entry| {

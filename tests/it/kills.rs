@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tests::audit::{self, Audit, Offset};
+use tests::audit::{self, Audit, Offset, Promise};
 use tests::hook::Hook;
 use tests::ledger::{Ledger, Shape};
 use tests::load::{self, Load, Plan};
@@ -119,6 +119,7 @@ impl Round {
             spool,
             out: &out,
             offset: Offset::Reported,
+            promise: Promise::EveryOffset,
         };
         let losses = audit.acknowledged(&entries);
         assert!(losses.is_empty(), "{losses:?}");

@@ -87,9 +87,8 @@ fn an_unsettled_offset_holds_in_its_own_boot_and_the_synced_one_in_every_other()
 #[test]
 fn heads_from_before_boots_were_told_and_broken_ones_are_understood_or_refused() {
     let with = |more: &str| {
-        let json = format!(
-            r#"{{"format":1,"offset":3,"length":5,"last_write":1,"created_at":1{more}}}"#
-        );
+        let json =
+            format!(r#"{{"format":1,"offset":3,"length":5,"last_write":1,"created_at":1{more}}}"#);
         Record::from_bytes(json.as_bytes()).map(|record| record.synced().0)
     };
     assert_eq!(with(""), Ok(3));
