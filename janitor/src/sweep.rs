@@ -45,15 +45,7 @@ pub struct Rules {
 #[must_use]
 pub fn clock(spool: &Spool) -> UnixTime {
     let local = UnixTime::now();
-    let path = spool.temp(Dir::Claimed, UploadId::generate());
-    let stored = spool
-        .create_file(&path)
-        .and_then(|file| file.metadata().on("stat", &path));
-    durable::unlink(&path).ok();
-    match stored.map(|file| file.modified()) {
-        Ok(Ok(time)) => local.min(time.into()),
-        Ok(Err(_)) | Err(_) => local,
-    }
+    spool.stored_now().map_or(local, |stored| local.min(stored))
 }
 
 /// The spool of a pass, twice.

@@ -31,7 +31,7 @@ use crate::layout::{DataAt, Dir, RecordAt};
 use crate::lock::{DataLock, TryLock};
 use crate::record::{self, Record, RecordError, RecordFile};
 use crate::settle;
-use crate::spool::Spool;
+use crate::spool::{Spool, changed_at};
 use crate::time::UnixTime;
 
 /// How long a record may be missing beside its data before the upload counts as torn: network
@@ -160,7 +160,7 @@ pub fn try_claim(
                 }
                 _ => {}
             }
-            if is_young(lock.file(), &path)? {
+            if is_young(spool, lock.file(), &path)? {
                 return Ok(TryClaim::Busy);
             }
             Some("data without a record".to_owned())
@@ -241,11 +241,15 @@ fn begin(
     Ok(TryClaim::Claimed(Box::new(claim)))
 }
 
-fn is_young(file: &File, path: &std::path::Path) -> Result<bool, DiskError> {
-    use std::os::unix::fs::MetadataExt;
-    let changed = file.metadata().on("stat", path)?.ctime();
-    let changed = UnixTime::from_secs(u64::try_from(changed).unwrap_or(0));
-    Ok(UnixTime::now().since(changed) < RECORD_GRACE)
+/// Whether data has got its name only now, by the clock that has stamped it.
+fn is_young(spool: &Spool, file: &File, path: &std::path::Path) -> Result<bool, DiskError> {
+    let changed = changed_at(&file.metadata().on("stat", path)?);
+    match spool.stored_now() {
+        Ok(now) => Ok(now.since(changed) < RECORD_GRACE),
+        // To be judged once there is room to tell the time.
+        Err(error) if error.is_full() => Ok(true),
+        Err(error) => Err(error),
+    }
 }
 
 /// Shows that a claim lives, without having it at hand: sets its state's mtime to the file

@@ -422,3 +422,61 @@ fn an_upload_whose_record_a_later_version_wrote_is_left_to_a_consumer_that_knows
     assert!(matches!(tried, TryClaim::Busy), "{tried:?}");
     assert_eq!(case.names(), before);
 }
+
+#[test]
+fn a_claim_that_is_taken_away_while_it_is_settled_keeps_record_and_data_together() {
+    let case = case();
+    let claim = case.claim();
+    claim.lock.unlock(&claim.path()).unwrap();
+    assert!(matches!(case.recover()[..], [Orphan::Requeued]));
+    assert_eq!(
+        claim.tell_delivered(None, None, now(4)).unwrap(),
+        Settled::Lost
+    );
+    assert_eq!(case.names(), ["completed/ID", "completed/ID.meta"]);
+    assert_eq!(case.record().place, Place::Completed);
+    assert_eq!(case.claim().attempt(), 2);
+}
+
+#[test]
+fn a_claim_whose_taker_comes_too_late_is_settled_with_its_own_receipt() {
+    let case = case();
+    let claim = case.claim();
+    // The taker has got as far as the record when the data goes.
+    let mut record = case.record();
+    record.set_place(DataAt::Completed);
+    let path = claim.record_path();
+    case.spool
+        .replace_record(path, Dir::Claimed, case.id, &record, false)
+        .unwrap();
+    assert_eq!(
+        claim.tell_delivered(None, None, now(4)).unwrap(),
+        Settled::Done
+    );
+    assert_eq!(case.names(), ["receipts/ID.meta"]);
+    assert_eq!(case.record().place, Place::Delivered);
+}
+
+#[test]
+fn what_is_claimed_is_not_ended_even_if_its_lock_was_lost() {
+    let case = case();
+    let claim = case.claim();
+    let end = || crate::ending::end(&case.spool, case.id, Place::Terminated, now(5)).unwrap();
+    assert_eq!(end(), crate::ending::End::Busy);
+    claim.lock.unlock(&claim.path()).unwrap();
+    assert_eq!(end(), crate::ending::End::Busy);
+    assert_eq!(claim.delivered(None, None, now(6)).unwrap(), Settled::Done);
+    assert_eq!(end(), crate::ending::End::Already(Place::Delivered));
+}
+
+#[test]
+fn data_without_a_record_is_left_alone_as_long_as_the_stamps_of_the_filesystem_call_it_young() {
+    let case = case();
+    let record = case.spool.layout().record(case.id, RecordAt::Completed);
+    durable::unlink(&record).unwrap();
+    // Whatever the caller thinks that it is: an hour ago, or in a year.
+    for local in [0, 3600 * 24 * 365 * 100] {
+        let tried = try_claim(&case.spool, case.id, DataAt::Completed, now(local)).unwrap();
+        assert!(matches!(tried, TryClaim::Busy), "{tried:?}");
+    }
+}

@@ -66,6 +66,14 @@ pub fn end_if(
             return Ok(End::Already(found.record.place));
         }
         for at in lookup::data_candidates(&found) {
+            // Its consumer's, whether or not the lock is free: a network filesystem may have lost
+            // it while the consumer lives. Recovery, which knows of leases, gives it back.
+            if matches!(at, DataAt::Claimed(_)) {
+                if durable::stat(&spool.layout().data(id, at))?.is_some() {
+                    return Ok(End::Busy);
+                }
+                continue;
+            }
             let lock = match DataLock::try_lock(&spool.layout().data(id, at))? {
                 TryLock::Held(lock) => lock,
                 TryLock::Busy => return Ok(End::Busy),

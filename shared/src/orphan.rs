@@ -5,7 +5,6 @@
 //! stopped for longer than the lease too, measured against a file just touched there and not
 //! against the local clock.
 
-use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +19,7 @@ use crate::lock::{DataLock, TryLock};
 use crate::operate;
 use crate::record::{self, Attempt, Place, Record, RecordError};
 use crate::settle;
-use crate::spool::Spool;
+use crate::spool::{Spool, changed_at};
 use crate::time::UnixTime;
 
 /// By which rules orphaned claims go back to the queue.
@@ -249,11 +248,7 @@ fn heartbeat_expired(
     claim: ClaimId,
     lease: Duration,
 ) -> Result<bool, DiskError> {
-    let layout = spool.layout();
-    let probe = spool.temp(Dir::Claimed, id);
-    let touched = spool.create_file(&probe)?.metadata();
-    durable::unlink(&probe)?;
-    let now = touched.on("stat", &probe)?.ctime();
+    let (layout, now) = (spool.layout(), spool.stored_now()?);
     // The rename that made the claim changed the data's ctime: it stands in for a state that was
     // never written.
     let beats = [
@@ -262,8 +257,7 @@ fn heartbeat_expired(
     ];
     for path in beats {
         if let Some(metadata) = durable::stat(&path)? {
-            let silent = u64::try_from(now - metadata.ctime()).unwrap_or(0);
-            return Ok(lease < Duration::from_secs(silent));
+            return Ok(lease < now.since(changed_at(&metadata)));
         }
     }
     Ok(true)

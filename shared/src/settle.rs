@@ -5,7 +5,7 @@
 //! data moves. Dead: the record says so, the reason is written, then data, then record.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -50,7 +50,7 @@ impl Claim {
     /// # Errors
     /// As the steps. The upload is delivered again then, with the same id and a higher attempt.
     pub fn delivered(
-        mut self,
+        self,
         destination: Option<String>,
         result: Option<Value>,
         now: UnixTime,
@@ -58,6 +58,17 @@ impl Claim {
         if !self.is_ours()? && !self.is_still_told() {
             return Ok(Settled::Lost);
         }
+        self.tell_delivered(destination, result, now)
+    }
+
+    /// The steps of [`Self::delivered`] after the look whether the claim is still ours. Where the
+    /// filesystem has lost the lock it may be taken away between any two of them.
+    pub(crate) fn tell_delivered(
+        mut self,
+        destination: Option<String>,
+        result: Option<Value>,
+        now: UnixTime,
+    ) -> Result<Settled, DiskError> {
         let path = self.path();
         failpoint::hit(Failpoint::SettleDelivered).on("settle", &path)?;
         self.record.set_ending(Place::Delivered, now);
@@ -84,10 +95,11 @@ impl Claim {
                 self.file.sync()?;
             }
             failpoint::hit(Failpoint::SettleReceiptWritten).on("settle", &path)?;
-            durable::unlink(&path)?;
+            let removed = durable::unlink(&path)?;
             failpoint::hit(Failpoint::SettleDataRemoved).on("settle", &path)?;
-            // Somebody may have found the state without its data and finished this already.
-            move_if_there(&self.record_path(), &receipt)?;
+            if !self.keep_receipt(receipt, removed)? {
+                return Ok(Settled::Lost);
+            }
         }
         self.remove_state()?;
         self.release(&path)
@@ -199,6 +211,30 @@ impl Claim {
             self.spool
                 .replace_record(path, Dir::Claimed, self.id, &self.record, durably)?;
         Ok(())
+    }
+
+    /// Makes the record, which tells the delivery, the receipt. `removed`: whether the data was
+    /// still ours to remove. False if the claim had been taken away at the last moment, which a
+    /// lock prevents unless the filesystem has lost it.
+    fn keep_receipt(&self, receipt: PathBuf, removed: bool) -> Result<bool, DiskError> {
+        let record_path = self.record_path();
+        let ours = self.file.file().metadata().on("stat", &record_path)?;
+        match durable::stat(&record_path)? {
+            Some(there) if durable::identity(&there) != durable::identity(&ours) => {
+                // Who takes a claim away replaces the record first, then moves the data.
+                if !removed {
+                    return Ok(false);
+                }
+                let durably = self.spool.durability().syncs_finish();
+                let (id, record) = (self.id, &self.record);
+                self.spool
+                    .replace_record(receipt, Dir::Claimed, id, record, durably)?;
+                durable::unlink(&record_path)?;
+            }
+            // Somebody may have found the state without its data and finished this already.
+            _ => move_if_there(&record_path, &receipt)?,
+        }
+        Ok(true)
     }
 
     /// Whether the record still tells of this claim. Who takes a claim away rewrites the record

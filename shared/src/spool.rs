@@ -9,6 +9,7 @@ use crate::durable::{self, DirSync, DiskError, Durability, OnPath};
 use crate::id::{ClaimId, UploadId};
 use crate::layout::{Dir, Entry, FORMAT_FILE, Layout, classify};
 use crate::record::{Record, RecordError, RecordFile};
+use crate::time::UnixTime;
 
 /// Content of `FORMAT`: the name and the major version of the layout.
 pub const FORMAT_LINE: &str = "tuspool 1\n";
@@ -170,6 +171,20 @@ impl Spool {
         Ok(())
     }
 
+    /// What time it is by the clock that stamps the spool's files; on a network filesystem that is
+    /// the server's. Ages of files are measured against it: the local clock may be another.
+    ///
+    /// # Errors
+    /// As open(2): a file is made, and removed at once.
+    pub fn stored_now(&self) -> Result<UnixTime, DiskError> {
+        let path = self.temp(Dir::Claimed, UploadId::generate());
+        let stat = self
+            .create_file(&path)
+            .and_then(|file| file.metadata().on("stat", &path));
+        durable::unlink(&path)?;
+        stat.map(|stat| changed_at(&stat))
+    }
+
     /// Writes a record at a free name. Not yet durable.
     ///
     /// # Errors
@@ -249,6 +264,13 @@ impl Spool {
             Err(error) => Some(Err(error)),
         }))
     }
+}
+
+/// When a file was last changed, its name included (its ctime).
+#[must_use]
+pub fn changed_at(stat: &std::fs::Metadata) -> UnixTime {
+    let micros = stat.ctime().saturating_mul(1_000_000);
+    UnixTime::from_micros(micros.saturating_add(stat.ctime_nsec() / 1000))
 }
 
 fn make_dir(path: &Path, mode: u32) -> Result<(), DiskError> {

@@ -41,6 +41,9 @@ pub const POLL: Duration = Duration::from_secs(1);
 /// Attempts after which an upload is a dead letter, unless said otherwise.
 pub const MAX_ATTEMPTS: u32 = 10;
 
+/// Longest delay before another attempt, unless said otherwise.
+pub const DELAY_MAX: Duration = Duration::from_secs(15 * 60);
+
 /// Waits for finished uploads.
 #[derive(Debug, Clone)]
 pub struct Waiter {
@@ -49,10 +52,14 @@ pub struct Waiter {
     pub rules: Rules,
     /// How often the spool is looked at while nothing is there.
     pub poll: Duration,
+    /// Longest delay that any consumer of the spool gives a failed upload. A time further ahead
+    /// was not written by this clock: it has been set back since.
+    pub delay_max: Duration,
 }
 
 impl Waiter {
-    /// A waiter on a local spool; on a network filesystem set `rules.lease`.
+    /// A waiter on a local spool; on a network filesystem set `rules.lease`, and call
+    /// [`Held::beat`] while an upload is held.
     #[must_use]
     pub fn new(spool: Arc<Spool>) -> Self {
         let rules = Rules {
@@ -63,6 +70,7 @@ impl Waiter {
             spool,
             rules,
             poll: POLL,
+            delay_max: DELAY_MAX,
         }
     }
 
@@ -87,32 +95,60 @@ impl Waiter {
     /// Claims an upload if there is one. Claims of dead consumers go back to the queue on the way.
     ///
     /// # Errors
-    /// As [`Self::wait`].
+    /// As [`Self::wait`]. What is wrong with one upload is told only if no other could be claimed.
     pub fn try_next(&self) -> Result<Option<Held>, DiskError> {
         let now = UnixTime::now();
-        for entry in self.spool.entries(Dir::Claimed)? {
-            if let Entry::Data(id, DataAt::Claimed(claim)) = entry? {
-                orphan::recover(&self.spool, id, claim, self.rules, now)?;
-            }
-        }
+        let mut wrong = self.recover(now)?;
         for dir in [Dir::Completed, Dir::Deferred] {
             for entry in self.spool.entries(dir)? {
                 let Entry::Data(id, at) = entry? else {
                     continue;
                 };
-                if matches!(at, DataAt::Deferred(not_before) if now.as_secs() < not_before) {
+                if !self.is_due(at, now) {
                     continue;
                 }
-                if let TryClaim::Claimed(claim) = try_claim(&self.spool, id, at, now)? {
-                    return Ok(Some(Held {
-                        claim: Some(*claim),
-                        rules: self.rules,
-                        saved: None,
-                    }));
+                match try_claim(&self.spool, id, at, now) {
+                    Ok(TryClaim::Claimed(claim)) => {
+                        return Ok(Some(Held {
+                            claim: Some(*claim),
+                            rules: self.rules,
+                            saved: None,
+                        }));
+                    }
+                    Ok(TryClaim::Busy | TryClaim::Gone | TryClaim::Torn(_)) => {}
+                    Err(error) => wrong = wrong.or(Some(error)),
                 }
             }
         }
-        Ok(None)
+        wrong.map_or(Ok(None), Err)
+    }
+
+    /// Gives claims of dead consumers back. The first thing that was wrong with one of them.
+    fn recover(&self, now: UnixTime) -> Result<Option<DiskError>, DiskError> {
+        let mut wrong = None;
+        for entry in self.spool.entries(Dir::Claimed)? {
+            let looked = match entry? {
+                Entry::Data(id, DataAt::Claimed(claim)) => {
+                    orphan::recover(&self.spool, id, claim, self.rules, now).map(drop)
+                }
+                Entry::State(id, claim) => {
+                    orphan::finish_settled(&self.spool, id, claim, now).map(drop)
+                }
+                _ => Ok(()),
+            };
+            wrong = wrong.or(looked.err());
+        }
+        Ok(wrong)
+    }
+
+    fn is_due(&self, at: DataAt, now: UnixTime) -> bool {
+        match at {
+            DataAt::Deferred(not_before) => {
+                let now = now.as_secs();
+                not_before <= now || now + self.delay_max.as_secs() + 1 < not_before
+            }
+            _ => true,
+        }
     }
 }
 
@@ -169,6 +205,15 @@ impl Held {
     #[must_use]
     pub fn path(&self) -> PathBuf {
         self.claim().path()
+    }
+
+    /// Shows that the upload is still worked on. On a network filesystem to be called more often
+    /// than every `rules.lease`; elsewhere the lock shows it.
+    ///
+    /// # Errors
+    /// As utimensat(2); missing if the claim was lost.
+    pub fn beat(&self) -> Result<(), DiskError> {
+        self.claim().beat()
     }
 
     /// Gives the data the name `to`, durably: a link on the same filesystem, else a copy.
@@ -293,6 +338,8 @@ mod tests {
     use std::os::unix::fs::FileExt;
 
     use super::*;
+    use crate::id::ClaimId;
+    use crate::layout::RecordAt;
     use crate::lookup::{self, State};
     use crate::receive::NewData;
     use crate::size::{Length, Offset};
@@ -353,6 +400,67 @@ mod tests {
         }
         assert!(waiter.wait(Duration::ZERO).unwrap().is_none());
         assert_eq!(state(&waiter, id), State::Failed);
+    }
+
+    #[test]
+    fn what_is_wrong_with_one_upload_keeps_no_other_from_being_held() {
+        let dir = tempfile::tempdir().unwrap();
+        let (waiter, _) = finished(dir.path());
+        let layout = waiter.spool.layout();
+        // An orphaned claim, then data in the queue, whose records cannot even be looked at.
+        let claim = ClaimId::generate();
+        for at in [DataAt::Claimed(claim), DataAt::Completed] {
+            let id = UploadId::generate();
+            std::fs::write(layout.data(id, at), "x").unwrap();
+            std::fs::create_dir(layout.record(id, RecordAt::Completed)).unwrap();
+        }
+        let held = waiter.try_next().unwrap().unwrap();
+        held.finish().unwrap();
+        let error = waiter.try_next().unwrap_err();
+        assert!(
+            error.path.extension().is_some_and(|x| x == "meta"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_delay_that_a_clock_set_back_has_made_long_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let (waiter, id) = finished(dir.path());
+        let now = UnixTime::now();
+        for (ahead, due) in [(600, false), (3600, true)] {
+            let claim = try_claim(&waiter.spool, id, DataAt::Completed, now).unwrap();
+            let TryClaim::Claimed(claim) = claim else {
+                panic!("{claim:?}")
+            };
+            claim
+                .retry(Attempt::default(), now.as_secs() + ahead)
+                .unwrap();
+            let held = waiter.try_next().unwrap();
+            assert_eq!(held.is_some(), due, "{ahead}");
+            match held {
+                Some(held) => drop(held.give_back()),
+                None => drop(crate::operate::retry(&waiter.spool, id).unwrap()),
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_shown_to_live_is_not_taken_even_if_its_lock_was_lost() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut waiter, _) = finished(dir.path());
+        waiter.rules.lease = Some(Duration::from_secs(3600));
+        let held = waiter.try_next().unwrap().unwrap();
+        let claim = held.claim();
+        let state = waiter.spool.layout().state(claim.id(), claim.claim_id());
+        held.claim().lock.unlock(&held.path()).unwrap();
+        assert!(waiter.try_next().unwrap().is_none());
+        let before = std::fs::metadata(&state).unwrap().modified().unwrap();
+        held.beat().unwrap();
+        assert!(before <= std::fs::metadata(&state).unwrap().modified().unwrap());
+        waiter.rules.lease = None;
+        assert!(waiter.try_next().unwrap().is_some(), "back in the queue");
+        assert!(held.beat().unwrap_err().is_missing());
     }
 
     #[test]
