@@ -261,6 +261,12 @@ pub(crate) fn end(s: &mut Steps, how: Place, condition: impl Fn(Rec) -> bool) ->
             return Ok(End::Already);
         }
         for name in data_candidates(at, record) {
+            if matches!(name, Name::Claimed(_)) && !s.has_slip(Slip::DeleteWithoutLock) {
+                if s.stat(name)? {
+                    return Ok(End::Other);
+                }
+                continue;
+            }
             if s.has_slip(Slip::DeleteWithoutLock) {
                 if !s.stat(name)? {
                     continue;
