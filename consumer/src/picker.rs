@@ -213,10 +213,15 @@ impl Picker {
             .refill(entries, &self.backoff, now.unix, chance);
     }
 
-    /// Looks again after `most` at the latest; when to ask again.
-    pub fn poll_within(&mut self, most: Duration, now: Duration) -> Duration {
+    /// Looks again after `most` at the latest.
+    pub fn poll_within(&mut self, most: Duration, now: Duration) {
         self.next_poll = self.next_poll.min(now + most);
-        self.next_poll
+    }
+
+    /// Whether fresh uploads are known, or about to be listed.
+    #[must_use]
+    pub fn knows_of_fresh(&self) -> bool {
+        self.fresh_stale || !self.fresh.is_empty()
     }
 
     /// Everything must be looked at anew: events were lost, or none are to be had.

@@ -364,6 +364,7 @@ impl Desk {
             Permit::Wait(until) => return Next::Wait(until),
             Permit::WaitForProbe => return Next::Wait(now.steady + Duration::from_secs(60)),
         };
+        self.stay_informed(now.steady);
         match self.picker.pick(*now, fastrand::f64()) {
             Pick::Try(candidate) => {
                 if probes {
@@ -373,27 +374,29 @@ impl Desk {
             }
             Pick::ListFresh => self.list(queue, now, Self::list_fresh),
             Pick::ListDeferred => self.list(queue, now, Self::list_deferred),
-            // Nothing is there; but is that still so once we listen?
-            Pick::Wait(_) if self.listen(true) => {
-                self.picker.look_at_fresh();
-                Next::Again
-            }
             Pick::Wait(until) if self.drains => {
                 if self.picker.is_drained() && !self.anybody_works(&queue.spool()) {
                     return Next::End;
                 }
                 Next::Wait(until.min(now.steady + LOOK_AGAIN))
             }
-            Pick::Wait(until) if self.is_deaf() => {
-                Next::Wait(until.min(self.picker.poll_within(DEAF_POLL, now.steady)))
-            }
             Pick::Wait(until) => Next::Wait(until),
         }
     }
 
-    /// Whether events were to be heard, but none are to be had.
-    fn is_deaf(&self) -> bool {
-        self.watch.as_ref().is_some_and(|watch| !watch.is_armed())
+    /// Sees to it that fresh uploads are heard of, or looked for, once those of the last listing
+    /// have been given out: deferred ones may keep us busy for hours.
+    fn stay_informed(&mut self, now: Duration) {
+        if self.picker.knows_of_fresh() {
+            return;
+        }
+        if self.listen(true) {
+            // None is left; but is that still so now that we listen?
+            self.picker.look_at_fresh();
+        }
+        if self.watch.as_ref().is_some_and(|watch| !watch.is_armed()) {
+            self.picker.poll_within(DEAF_POLL, now);
+        }
     }
 
     /// Whether an upload that might be ours is being worked on: it may come back.

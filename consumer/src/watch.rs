@@ -4,8 +4,8 @@
 //! comes in any case, because events get lost (queue overflow) or never come (network
 //! filesystems tell nothing of other hosts).
 //!
-//! The watch is armed *before* the scan that finds nothing, and taken away while there is a
-//! backlog: `notify` asks the kernel for every kind of event, a dozen for each upload that
+//! The watch is armed *before* the scan that finds little, and taken away while there is a
+//! backlog of fresh uploads: `notify` asks the kernel for every kind of event, a dozen for each upload that
 //! passes, which nobody needs while all are busy.
 
 use std::path::{Path, PathBuf};

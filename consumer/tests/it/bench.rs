@@ -96,6 +96,11 @@ impl Bench {
         self.found(id).state()
     }
 
+    /// How many uploads wait for their next attempt.
+    pub(crate) fn deferred(&self) -> usize {
+        self.spool.entries(Dir::Deferred).unwrap().count()
+    }
+
     /// Every name in the spool, without the receipts.
     pub(crate) fn left(&self) -> Vec<String> {
         let dirs = Dir::ALL.into_iter().filter(|dir| *dir != Dir::Receipts);

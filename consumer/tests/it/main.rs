@@ -7,5 +7,6 @@
 
 mod bench;
 mod contained;
+mod fairness;
 mod matrix;
 mod surroundings;
