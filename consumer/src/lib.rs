@@ -26,3 +26,6 @@ pub mod queue;
 pub mod recovery;
 pub mod run;
 pub mod worker;
+
+mod program;
+pub use program::main;

@@ -38,6 +38,15 @@ pub struct Tool {
 impl Program for Tool {
     const NAME: &'static str = "consumer";
 
+    const EXITS: &'static [(Exit, &'static str)] = &[
+        (Exit::OK, "done, and nothing was found"),
+        (
+            Exit::FAILURE,
+            "some of it could not be done, or something was found",
+        ),
+        (Exit::USAGE, "a flag or the spool is unusable"),
+    ];
+
     fn log(&self) -> &LogArgs {
         &self.log
     }

@@ -13,13 +13,14 @@ use shared::size::Length;
 use shared::startup::SpoolArgs;
 
 pub use self::args::Args;
-use self::args::{Draft, LimitArgs};
+use self::args::{Draft, LimitArgs, MAX_CONNECTIONS_DEFAULT};
 pub use self::hooks::Hooks;
 use crate::cors::{Cors, InvalidOrigin};
 use crate::draft::version::Drafts;
 use crate::hooks::InvalidHook;
 use crate::hooks::webhook::InvalidSecret;
 use crate::location::{InvalidFlag, Locator, TrustedProxies};
+use crate::process::affordable_connections;
 use crate::tus::capabilities::{Capabilities, Extensions};
 use crate::tus::checksum::Algorithm;
 use crate::tus::metadata::{FileNameRule, MetadataRules};
@@ -168,7 +169,10 @@ impl TryFrom<Args> for Config {
             expire_after: Some(protocol.expire_after.0).filter(|span| !span.is_zero()),
             base_path,
             connections: Connections {
-                max: positive("--max-connections", network.max_connections)?,
+                max: match network.max_connections {
+                    Some(asked) => positive("--max-connections", asked)?,
+                    None => affordable_connections(MAX_CONNECTIONS_DEFAULT),
+                },
                 header_timeout: positive("--header-timeout", network.header_timeout)?.0,
                 keep_alive_timeout: positive("--keep-alive-timeout", network.keep_alive_timeout)?.0,
                 stall_timeout: positive("--stall-timeout", network.stall_timeout)?.0,

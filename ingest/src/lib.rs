@@ -30,6 +30,7 @@ mod ingest;
 mod routes;
 
 mod process;
+mod program;
 pub mod server;
 
-pub use process::prepare as prepare_process;
+pub use program::main;

@@ -13,7 +13,7 @@ const DESCRIPTORS_PER_CONNECTION: u64 = 3;
 
 /// Takes what the process may have of descriptors and makes the allocator keep large buffers.
 /// Nothing here is needed for correctness; what is refused is told once.
-pub fn prepare(connections_max: usize) {
+pub(crate) fn prepare(connections_max: usize) {
     keep_large_buffers();
     let wanted = DESCRIPTORS_PER_CONNECTION * connections_max as u64 + DESCRIPTORS_BESIDE;
     match raise_descriptor_limit(wanted) {
@@ -26,6 +26,18 @@ pub fn prepare(connections_max: usize) {
         Ok(_) => {}
         Err(error) => warn!(%error, "could not raise the limit on file descriptors"),
     }
+}
+
+/// `most` connections, or as many as the limit on descriptors lets this process have.
+pub(crate) fn affordable_connections(most: usize) -> usize {
+    // Without an answer from the kernel the limit is met, and told, when it is raised.
+    let hard = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(_, hard)| hard);
+    connections_within(hard, most)
+}
+
+fn connections_within(descriptors: u64, most: usize) -> usize {
+    let within = descriptors.saturating_sub(DESCRIPTORS_BESIDE) / DESCRIPTORS_PER_CONNECTION;
+    usize::try_from(within).unwrap_or(most).clamp(1, most)
 }
 
 /// Raises the soft limit as far as `wanted` or the hard limit; the limit that holds then.
@@ -69,5 +81,21 @@ mod tests {
     fn the_descriptor_limit_never_sinks() {
         let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
         assert_eq!(raise_descriptor_limit(0).unwrap(), soft);
+    }
+
+    #[test]
+    fn as_many_connections_are_served_as_there_are_descriptors_for() {
+        for (descriptors, connections) in [
+            (0, 1),
+            (64, 1),
+            (67, 1),
+            (70, 2),
+            (20_000, 6_645),
+            (30_063, 9_999),
+            (30_064, 10_000),
+            (u64::MAX, 10_000),
+        ] {
+            assert_eq!(connections_within(descriptors, 10_000), connections);
+        }
     }
 }

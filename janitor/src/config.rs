@@ -19,52 +19,69 @@ pub struct Args {
     pub spool: SpoolArgs,
 
     /// Idle time after which an unfinished upload is removed
-    #[arg(long, value_name = "DURATION", default_value_t = Period::from_secs(86_400))]
+    #[arg(long, help_heading = "What goes, and when", value_name = "DURATION", default_value_t = Period::from_secs(86_400))]
     pub stale_upload_age: Period,
 
     /// Time after which a finished upload that nobody has claimed expires
-    #[arg(long, value_name = "DURATION", default_value_t = Period::from_secs(604_800))]
+    #[arg(long, help_heading = "What goes, and when", value_name = "DURATION", default_value_t = Period::from_secs(604_800))]
     pub completed_file_age: Period,
 
     /// Time for which a client can still ask what became of its upload
-    #[arg(long, value_name = "DURATION", default_value_t = Period::from_secs(2_592_000))]
+    #[arg(long, help_heading = "What goes, and when", value_name = "DURATION", default_value_t = Period::from_secs(2_592_000))]
     pub receipt_age: Period,
 
     /// Time after which dead letters in failed/ are removed [default: never]
-    #[arg(long, value_name = "DURATION")]
+    #[arg(long, help_heading = "What goes, and when", value_name = "DURATION")]
     pub failed_age: Option<Period>,
 
     /// Time for which whatever looks half done counts as being done at this moment
-    #[arg(long, value_name = "DURATION", default_value_t = Period::from_secs(600))]
+    #[arg(long, help_heading = "What goes, and when", value_name = "DURATION", default_value_t = Period::from_secs(600))]
     pub grace: Period,
 
     /// What to do with uploads received in full but not handed over
-    #[arg(long, value_name = "ACTION", default_value_t, value_enum)]
+    #[arg(
+        long,
+        help_heading = "What goes, and when",
+        value_name = "ACTION",
+        default_value_t,
+        value_enum
+    )]
     pub zombies: Zombies,
 
     /// What to do with finished uploads that nobody has claimed
-    #[arg(long, value_name = "ACTION", default_value_t, value_enum)]
+    #[arg(
+        long,
+        help_heading = "What goes, and when",
+        value_name = "ACTION",
+        default_value_t,
+        value_enum
+    )]
     pub expired: Expired,
 
     /// Attempts after which an upload whose consumer died goes to failed/; as the consumers' flag
-    #[arg(long, value_name = "N", default_value_t = 10)]
+    #[arg(
+        long,
+        help_heading = "What goes, and when",
+        value_name = "N",
+        default_value_t = 10
+    )]
     pub max_attempts: u32,
 
     /// On network filesystems, how long a silent consumer keeps its claims; as the consumers' flag
-    #[arg(long, value_name = "DURATION", default_value_t = Period::from_secs(60))]
+    #[arg(long, help_heading = "What goes, and when", value_name = "DURATION", default_value_t = Period::from_secs(60))]
     pub lease: Period,
 
     /// Leave the rest for later once this many uploads lost their data in one pass; the exit code
     /// is 1 then [default: no limit]
-    #[arg(long, value_name = "N")]
+    #[arg(long, help_heading = "Passes", value_name = "N")]
     pub max_delete: Option<u64>,
 
     /// Say what would be done, and do nothing
-    #[arg(long)]
+    #[arg(long, help_heading = "Passes")]
     pub dry_run: bool,
 
     /// Stay, and make a pass this often
-    #[arg(long, value_name = "DURATION", value_parser = positive)]
+    #[arg(long, help_heading = "Passes", value_name = "DURATION", value_parser = positive)]
     pub every: Option<Period>,
 
     /// Print the summary of a pass as one JSON object

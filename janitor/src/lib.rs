@@ -11,12 +11,13 @@ pub mod sweep;
 pub mod config;
 
 use std::path::Path;
+use std::process::ExitCode;
 use std::sync::Arc;
 
 use shared::durable::Durability;
 use shared::probe::{self, Expectations, Probe};
 use shared::spool::{Options, Spool};
-use shared::startup::{Exit, Failure, Shutdown};
+use shared::startup::{self, Exit, Failure, Shutdown};
 use shared::time::UnixTime;
 use tokio::time::MissedTickBehavior;
 
@@ -24,7 +25,12 @@ use config::Args;
 use report::Report;
 use sweep::{Rules, Spools, sweep};
 
-/// The whole program: one pass, or one every so often until it is asked to stop.
+/// The whole program, with the flags and the environment of this process.
+pub fn main() -> ExitCode {
+    startup::run_main(|args: Args| run(&args))
+}
+
+/// What it does: one pass, or one every so often until it is asked to stop.
 ///
 /// # Errors
 ///

@@ -1,8 +1,5 @@
-//! janitor: see `--help`.
-
-use janitor::config::Args;
-use shared::startup;
+//! The `janitor` program.
 
 fn main() -> std::process::ExitCode {
-    startup::run_main(|args: Args| janitor::run(&args))
+    janitor::main()
 }

@@ -202,3 +202,26 @@ fn man_pages_and_completions_come_for_every_program() {
         }
     }
 }
+
+#[test]
+fn the_operators_words_have_pages_and_completions_too() {
+    let page = |args: &[&str]| {
+        let output = bare_command(Program::Consumer).args(args).output().unwrap();
+        assert!(output.status.success(), "{args:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let (man, bash) = (page(&["--man"]), page(&["--completions", "bash"]));
+    let help = page(&["help"]);
+    let (_, words) = help.split_once("Commands:\n").unwrap();
+    let words = words
+        .lines()
+        .map_while(|line| line.split_whitespace().next());
+    let words: Vec<&str> = words.filter(|word| *word != "help").collect();
+    assert_eq!(words.len(), 9, "{words:?}");
+    for word in words {
+        assert!(page(&[word, "--man"]).contains(&format!(".TH consumer-{word} 1")));
+        assert!(page(&[word, "--help"]).contains("Exit codes:"), "{word}");
+        assert!(man.contains(&format!("consumer\\-{word}(1)")), "{word}");
+        assert!(bash.contains(&format!("consumer,{word}")), "{word}");
+    }
+}

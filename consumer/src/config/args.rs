@@ -5,11 +5,13 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use admin::AdminArgs;
+use clap::Command;
 use nix::unistd::{Gid, Group, Uid, User};
-use shared::startup::{Exit, LogArgs, Mode, Period, Program, SpoolArgs};
+use shared::startup::{Exit, LogArgs, Mode, Period, Program, SpoolArgs, command};
 
 use super::LimitPer;
 use super::only::OnlyPair;
+use crate::operate::Tool;
 use crate::{breaker, retry};
 
 /// Jobs at most in one process: each running command takes a handful of descriptors of the usual
@@ -68,6 +70,11 @@ impl Program for Args {
 
     fn log(&self) -> &LogArgs {
         &self.log
+    }
+
+    fn words() -> Vec<Command> {
+        let tool = command::<Tool>();
+        tool.get_subcommands().cloned().collect()
     }
 }
 

@@ -16,7 +16,7 @@ use crate::tus::metadata::FileNameRule;
 /// Free space that uploads leave to others: enough for records, receipts and a log rotation.
 const MIN_FREE_DEFAULT: Bytes = Bytes(256 << 20);
 /// More than nginx's default per worker; a connection at rest costs a few KiB.
-const MAX_CONNECTIONS_DEFAULT: usize = 10_000;
+pub(super) const MAX_CONNECTIONS_DEFAULT: usize = 10_000;
 /// As tussi: what a client needs for names and types, not for contents.
 const MAX_METADATA_SIZE_DEFAULT: Bytes = Bytes(4096);
 /// Long enough for a phone on a train, short enough that 10,000 silent ones do not last.
@@ -72,9 +72,10 @@ pub(super) struct NetworkArgs {
     #[arg(long, value_name = "PATH", default_value = "/files/")]
     pub(super) base_path: String,
 
-    /// Connections served at a time; more wait in the kernel's queue
-    #[arg(long, value_name = "N", default_value_t = MAX_CONNECTIONS_DEFAULT)]
-    pub(super) max_connections: usize,
+    /// Connections served at a time; more wait in the kernel's queue [default: 10000, or fewer if
+    /// the limit on file descriptors demands it]
+    #[arg(long, value_name = "N")]
+    pub(super) max_connections: Option<usize>,
 
     /// Time for a request's headers to arrive
     #[arg(long, value_name = "TIME", default_value_t = HEADER_TIMEOUT_DEFAULT)]

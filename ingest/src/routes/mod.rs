@@ -103,13 +103,24 @@ async fn answer(ingest: &Ingest, method: Method, request: Request) -> Response {
         "x-content-type-options",
         HeaderValue::from_static("nosniff"),
     );
+    let upload_id = named(&ingest.base_path, &request.path, &response);
+    let upload_id = upload_id.map(tracing::field::display);
     let (peer, path) = (request.exchange.peer, request.path);
     let status = response.status().as_u16();
     let took = started.elapsed();
     ingest.metrics.request(&method, status, took);
     let ms = took.as_secs_f64() * 1e3;
-    tracing::info!(target: "access", %peer, %method, path, status, ms, "answered");
+    tracing::info!(target: "access", %peer, %method, path, upload_id, status, ms, "answered");
     response
+}
+
+/// The upload that a request was about: the one of its path, or the one that it made.
+fn named(base_path: &str, path: &str, response: &Response) -> Option<UploadId> {
+    if let Some(Target::Upload(id)) = target(path, base_path) {
+        return Some(id);
+    }
+    let location = response.headers().get(http::header::LOCATION)?;
+    location.to_str().ok()?.rsplit('/').next()?.parse().ok()
 }
 
 /// Answers in the protocol that the request speaks, also if it says no.

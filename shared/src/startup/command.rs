@@ -29,6 +29,12 @@ pub trait Program: Parser {
 
     /// How it logs.
     fn log(&self) -> &LogArgs;
+
+    /// Command lines of the same program that begin with a word; for completions and man pages.
+    #[must_use]
+    fn words() -> Vec<Command> {
+        Vec::new()
+    }
 }
 
 /// The whole `main` of a program: reads flags and environment, starts the log, runs, and turns
@@ -65,10 +71,11 @@ pub fn command<P: Program>() -> Command {
         .mut_subcommands(|sub| {
             // A flag of a subcommand may be as sharp as `--all`: only what says where the spool
             // is and how to log comes from the environment.
-            sub.mut_args(|arg| match arg.get_help_heading() {
+            let sub = sub.mut_args(|arg| match arg.get_help_heading() {
                 Some("Spool" | "Logging") => with_variable(arg, &prefix),
                 _ => arg,
-            })
+            });
+            sub.after_help(exits(P::EXITS))
         });
     pages::with_flags(command)
 }
@@ -108,7 +115,7 @@ pub fn parse_from<P: Program>(
     args: impl IntoIterator<Item = OsString>,
 ) -> Result<Result<P, String>, Failure> {
     let (command, args) = (command::<P>(), Vec::from_iter(args));
-    if let Some(page) = pages::asked(&command, &args) {
+    if let Some(page) = pages::asked(&command, P::words(), &args) {
         return Ok(Err(page));
     }
     let parsed = command.try_get_matches_from(args);
