@@ -413,6 +413,12 @@ fn unless_lost(settled: Settled, conclusion: Conclusion) -> Conclusion {
     match settled {
         Settled::Done => conclusion,
         Settled::Lost => Conclusion::Lost,
+        Settled::DataTaken => {
+            tracing::error!(
+                "the command moved the data away and failed; only its record is left, in failed/"
+            );
+            Conclusion::Dead { rejected: false }
+        }
     }
 }
 

@@ -480,3 +480,43 @@ fn data_without_a_record_is_left_alone_as_long_as_the_stamps_of_the_filesystem_c
         assert!(matches!(tried, TryClaim::Busy), "{tried:?}");
     }
 }
+
+#[test]
+fn data_that_a_failed_command_has_moved_away_leaves_a_dead_letter_that_can_be_dropped() {
+    let attempt = || Attempt {
+        error: "exit code 1".to_owned(),
+        ..Attempt::default()
+    };
+    type Settle = fn(Claim, Attempt) -> Result<Settled, DiskError>;
+    let ways: [Settle; 3] = [
+        |claim, attempt| claim.retry(attempt, 9),
+        |claim, attempt| claim.dead(Some(attempt), "rejected", now(4)),
+        |claim, _| claim.put_back(),
+    ];
+    for settle in ways {
+        let case = case();
+        let claim = case.claim();
+        let away = case.spool.layout().root().join("away");
+        durable::rename(&claim.path(), &away).unwrap();
+        assert_eq!(settle(claim, attempt()).unwrap(), Settled::DataTaken);
+        assert_eq!(case.names(), ["failed/ID.meta", "failed/ID.reason.json"]);
+        assert_eq!(case.state(), State::Failed);
+        let reason = std::fs::read_to_string(case.spool.layout().reason(case.id)).unwrap();
+        assert!(
+            reason.contains("moved the data out of the spool"),
+            "{reason}"
+        );
+        assert_eq!(
+            operate::retry(&case.spool, case.id).unwrap(),
+            Operated::NotThere
+        );
+        let end = crate::ending::end(&case.spool, case.id, Place::Terminated, now(5)).unwrap();
+        assert_eq!(end, crate::ending::End::Ended);
+        assert_eq!(case.names(), ["receipts/ID.meta"]);
+        assert_eq!(
+            std::fs::read(away).unwrap(),
+            b"hello",
+            "and is not ours to touch"
+        );
+    }
+}

@@ -82,8 +82,38 @@ pub fn end_if(
             return end_locked(spool, id, &lock, (at, found.at), how, now, &condition);
         }
     }
-    // There is a record, but its data is on its way from one name to another.
-    Ok(End::Busy)
+    end_without_data(spool, id, how, now, &condition)
+}
+
+/// There is a record, but its data is on its way from one name to another; unless the record lies
+/// in `failed/`, where the data comes before it and goes after it: then a command has taken it.
+fn end_without_data(
+    spool: &Spool,
+    id: UploadId,
+    how: Place,
+    now: UnixTime,
+    condition: &impl Fn(&Record) -> bool,
+) -> Result<End, DiskError> {
+    let path = spool.layout().record(id, RecordAt::Failed);
+    let (file, mut record) = match spool.open_record(path.clone(), Dir::Claimed, id) {
+        Ok(opened) => opened,
+        Err(RecordError::Disk(error)) if !error.is_missing() => return Err(error),
+        Err(_) => return Ok(End::Busy),
+    };
+    if durable::stat(&spool.layout().data(id, DataAt::Failed))?.is_some() {
+        return Ok(End::Busy);
+    }
+    if !condition(&record) {
+        return Ok(End::Spared);
+    }
+    record.set_ending(how, now);
+    file.write_head(&record)?;
+    if spool.durability().syncs_finish() {
+        file.sync()?;
+    }
+    durable::rename(&path, &spool.layout().record(id, RecordAt::Receipts))?;
+    durable::unlink(&spool.layout().reason(id))?;
+    Ok(End::Ended)
 }
 
 fn end_locked(

@@ -27,6 +27,9 @@ pub enum Settled {
     Done,
     /// The claim had been taken away: nothing was touched.
     Lost,
+    /// The command had moved the data out of the spool and then failed. There is nothing to try
+    /// again with; the record lies in `failed/` with the reason, and without data.
+    DataTaken,
 }
 
 /// Why an upload lies in `failed/`: the content of `{id}.reason.json`.
@@ -137,7 +140,7 @@ impl Claim {
         uncount: bool,
     ) -> Result<Settled, DiskError> {
         if !self.is_ours()? {
-            return Ok(Settled::Lost);
+            return self.without_data(attempt, "not finished");
         }
         let path = self.path();
         self.record.set_place(at);
@@ -185,7 +188,7 @@ impl Claim {
         now: UnixTime,
     ) -> Result<Settled, DiskError> {
         if !self.is_ours()? {
-            return Ok(Settled::Lost);
+            return self.without_data(attempt, reason);
         }
         let path = self.path();
         if let Some(attempt) = attempt {
@@ -202,6 +205,38 @@ impl Claim {
         inter(&self.spool, self.id, from, Some(&self.record), reason, now)?;
         self.remove_state()?;
         self.release(&path)
+    }
+
+    /// There is no data under the claimed name: the claim was lost, or the command has moved it
+    /// away itself and failed after that.
+    fn without_data(
+        mut self,
+        attempt: Option<Attempt>,
+        reason: &str,
+    ) -> Result<Settled, DiskError> {
+        if !self.is_still_told() {
+            return Ok(Settled::Lost);
+        }
+        let error = attempt.as_ref().map(|attempt| attempt.error.clone());
+        let error = error.unwrap_or_else(|| reason.to_owned());
+        if let Some(attempt) = attempt {
+            self.record.remember(attempt);
+        }
+        self.record.set_place(DataAt::Failed);
+        self.replace_record()?;
+        let why = format!("the command moved the data out of the spool and failed: {error}");
+        let (spool, id) = (&self.spool, self.id);
+        write_reason(spool, id, Some(&self.record), &why, UnixTime::now())?;
+        move_if_there(
+            &self.record_path(),
+            &spool.layout().record(id, RecordAt::Failed),
+        )?;
+        if spool.durability().syncs_finish() {
+            spool.sync_dir(Dir::Failed)?;
+        }
+        self.remove_state()?;
+        self.lock.unlock(&self.path())?;
+        Ok(Settled::DataTaken)
     }
 
     fn replace_record(&mut self) -> Result<(), DiskError> {
@@ -308,17 +343,7 @@ fn inter(
     let layout = spool.layout();
     let durably = spool.durability().syncs_finish();
     let path = layout.data(id, from);
-    let reason = Reason {
-        id,
-        final_reason: reason.to_owned(),
-        failed_at: now,
-        attempts_begun: record.map_or(0, |record| record.attempts),
-        attempts: record
-            .map(|record| record.rest.history.clone())
-            .unwrap_or_default(),
-    };
-    let bytes = serde_json::to_vec_pretty(&reason).unwrap_or_default();
-    replace_file(spool, &layout.reason(id), id, &bytes, durably)?;
+    write_reason(spool, id, record, reason, now)?;
     failpoint::hit(Failpoint::SettleReasonWritten).on("bury", &path)?;
     durable::rename_noreplace(&path, &layout.data(id, DataAt::Failed))?;
     failpoint::hit(Failpoint::SettleDataFailed).on("bury", &path)?;
@@ -330,6 +355,27 @@ fn inter(
         spool.sync_dir(Dir::Failed)?;
     }
     Ok(())
+}
+
+fn write_reason(
+    spool: &Spool,
+    id: UploadId,
+    record: Option<&Record>,
+    reason: &str,
+    now: UnixTime,
+) -> Result<(), DiskError> {
+    let reason = Reason {
+        id,
+        final_reason: reason.to_owned(),
+        failed_at: now,
+        attempts_begun: record.map_or(0, |record| record.attempts),
+        attempts: record
+            .map(|record| record.rest.history.clone())
+            .unwrap_or_default(),
+    };
+    let bytes = serde_json::to_vec_pretty(&reason).unwrap_or_default();
+    let durably = spool.durability().syncs_finish();
+    replace_file(spool, &spool.layout().reason(id), id, &bytes, durably)
 }
 
 fn move_if_there(from: &Path, to: &Path) -> Result<(), DiskError> {

@@ -208,3 +208,30 @@ fn a_rejected_upload_is_delivered_nowhere() {
     assert_eq!(reason["attempts"][0]["stage"], "check");
     assert_eq!(reason["attempts"][0]["stderr_tail"], "infected\n");
 }
+
+#[test]
+fn a_command_may_move_the_data_away_if_it_succeeds_and_else_leaves_a_dead_letter_without_it() {
+    for (ending, state, code) in [
+        ("exit 0", State::Delivered, 0),
+        ("exit 1", State::Failed, 1),
+        ("sleep 1000", State::Failed, 1),
+    ] {
+        let bench = Bench::new();
+        let id = bench.upload();
+        let hook = format!("sh -c 'mv $UPLOAD_FILE $D/out/taken; {ending}'");
+        let limits = ["--hook-timeout", "2s", "--kill-grace", "1s"];
+        let status = bench.run(&[&["--once", "--hook", &hook][..], &limits].concat());
+        assert_eq!(status.code(), Some(code), "{ending}");
+        assert_eq!(bench.state(id), state, "{ending}");
+        assert_eq!(bench.run(&["--drain", "--hook", "true"]).code(), Some(0));
+        let left = match state {
+            State::Delivered => vec![],
+            _ => vec![
+                format!("failed/{id}.meta"),
+                format!("failed/{id}.reason.json"),
+            ],
+        };
+        assert_eq!(bench.left(), left, "{ending}");
+        assert_eq!(bench.read("out/taken"), "hello", "{ending}");
+    }
+}
