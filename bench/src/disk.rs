@@ -1,0 +1,106 @@
+//! A fresh filesystem on a loop device for every run: directories in which many files were deleted
+//! make ext4 slow, and figures of one server must not depend on what another left.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+/// Which filesystem.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Fs {
+    Ext4,
+    Xfs,
+    /// No filesystem of its own and no device: memory.
+    Tmpfs,
+}
+
+/// A mounted filesystem; unmounted when dropped.
+pub(crate) struct Disk {
+    image: Option<PathBuf>,
+    mount: tempfile::TempDir,
+    device: Option<String>,
+}
+
+impl Disk {
+    pub(crate) fn make(fs: Fs, gib: u64) -> Result<Self> {
+        let mount = tempfile::Builder::new()
+            .prefix("bench-")
+            .tempdir_in("/var/tmp")?;
+        if fs == Fs::Tmpfs {
+            let size = format!("size={gib}G");
+            run(Command::new("mount")
+                .args(["-t", "tmpfs", "-o", &size, "tmpfs"])
+                .arg(mount.path()))?;
+            return Ok(Self {
+                image: None,
+                mount,
+                device: None,
+            });
+        }
+        let image = mount.path().with_extension("img");
+        let file = std::fs::File::create(&image)?;
+        file.set_len(gib << 30)?;
+        match fs {
+            Fs::Ext4 => run(Command::new("mkfs.ext4")
+                .arg("-Fq")
+                .args(["-N", "4000000"])
+                .arg(&image))?,
+            _ => run(Command::new("mkfs.xfs").arg("-fq").arg(&image))?,
+        }
+        let looped = Command::new("losetup")
+            .args(["-f", "--show"])
+            .arg(&image)
+            .output()?;
+        ensure!(looped.status.success(), "losetup failed");
+        let device = String::from_utf8(looped.stdout)?.trim().to_owned();
+        let disk = Self {
+            image: Some(image),
+            mount,
+            device: Some(device.clone()),
+        };
+        run(Command::new("mount").arg(device).arg(disk.path()))?;
+        Ok(disk)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.mount.path()
+    }
+
+    /// Flushes that the device has done: field 16 of the block layer's statistics.
+    pub(crate) fn flushes(&self) -> Result<u64> {
+        let Some(device) = &self.device else {
+            return Ok(0);
+        };
+        let name = device.trim_start_matches("/dev/");
+        let stat = std::fs::read_to_string(format!("/sys/block/{name}/stat"))?;
+        let field = stat
+            .split_whitespace()
+            .nth(15)
+            .context("no flush statistics")?;
+        Ok(field.parse()?)
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let tried = run(Command::new("umount").arg(self.mount.path()));
+        if tried.is_err() {
+            // Something still holds it: detach, so that the next run is not hindered.
+            drop(run(Command::new("umount").arg("-l").arg(self.mount.path())));
+        }
+        if let Some(device) = &self.device {
+            drop(run(Command::new("losetup").arg("-d").arg(device)));
+        }
+        if let Some(image) = &self.image {
+            drop(std::fs::remove_file(image));
+        }
+    }
+}
+
+pub(crate) fn run(command: &mut Command) -> Result<()> {
+    let output = command.output().with_context(|| format!("{command:?}"))?;
+    let error = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{command:?}: {}", error.trim());
+    Ok(())
+}

@@ -1,0 +1,97 @@
+//! Large bodies.
+
+use anyhow::Result;
+
+use super::compare;
+use crate::Args;
+use crate::payload::Payload;
+use crate::servers::{Kind, Running};
+use crate::table::Table;
+
+const ALL: [Kind; 9] = [
+    Kind::Sink(false),
+    Kind::Ingest("none"),
+    Kind::Nginx,
+    Kind::Tusd,
+    Kind::Rustus,
+    Kind::Tussi(false),
+    Kind::Sink(true),
+    Kind::Ingest("every-patch"),
+    Kind::Ingest("on-finish"),
+];
+
+fn gib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 30)
+}
+
+pub(crate) fn one_patch(args: &Args) -> Result<()> {
+    let length = (4 << 30) / args.divide;
+    run(args, "Big: one PATCH", &ALL, 1, length, length)
+}
+
+pub(crate) fn patches(args: &Args) -> Result<()> {
+    let length = (4 << 30) / args.divide;
+    let kinds: Vec<Kind> = ALL
+        .into_iter()
+        .filter(|kind| *kind != Kind::Nginx)
+        .collect();
+    run(
+        args,
+        "Big: PATCHes of 8 MiB (the sink and nginx in one piece)",
+        &kinds,
+        1,
+        length,
+        8 << 20,
+    )
+}
+
+pub(crate) fn sixteen(args: &Args) -> Result<()> {
+    let length = (256 << 20) / args.divide;
+    run(
+        args,
+        "Big: 16 connections, one PATCH each",
+        &ALL,
+        16,
+        length,
+        length,
+    )
+}
+
+fn run(
+    args: &Args,
+    title: &str,
+    kinds: &[Kind],
+    connections: u64,
+    length: u64,
+    chunk: u64,
+) -> Result<()> {
+    let payload = Payload::new();
+    let mut table = Table::default();
+    let total = length * connections;
+    let work = |running: &Running| {
+        std::thread::scope(|scope| {
+            let senders: Vec<_> = (0..connections)
+                .map(|name| {
+                    let payload = &payload;
+                    scope.spawn(move || {
+                        running.send(&mut running.client()?, payload, length, chunk, name)
+                    })
+                })
+                .collect();
+            senders.into_iter().try_for_each(super::joined)
+        })?;
+        Ok(Vec::new())
+    };
+    let verify = |running: &Running| running.verify(&payload, connections, length);
+    compare(
+        args,
+        kinds,
+        4 + total.div_ceil(1 << 30) * 2,
+        &mut table,
+        work,
+        verify,
+    )?;
+    let title = format!("{title} ({:.2} GiB in all)", gib(total));
+    table.print(&title, gib(total), "GiB", "sink");
+    Ok(())
+}
