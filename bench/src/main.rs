@@ -40,6 +40,12 @@ pub(crate) struct Args {
     /// Directory in which `bench/peers/install` has put the other servers
     #[arg(long, default_value = "target/peers")]
     peers: std::path::PathBuf,
+    /// Directory for the images of the filesystems; /dev/shm for a disk that costs nothing
+    #[arg(long, default_value = "/var/tmp")]
+    images: std::path::PathBuf,
+    /// Connections of `small`
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 16, 64])]
+    connections: Vec<u64>,
     /// Leave the other servers out
     #[arg(long)]
     alone: bool,
@@ -69,7 +75,8 @@ fn main() -> anyhow::Result<()> {
         nix::unistd::geteuid().is_root(),
         "making filesystems needs root"
     );
-    describe_machine()?;
+    raise_descriptor_limit();
+    describe(&args)?;
     let chosen = if args.scenarios.is_empty() {
         Scenario::usual()
     } else {
@@ -83,7 +90,19 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn describe_machine() -> anyhow::Result<()> {
+/// For ten thousand clients here and, because it is inherited, as many connections in the servers.
+fn raise_descriptor_limit() {
+    let wanted = 65_536;
+    let limit = nix::sys::resource::Resource::RLIMIT_NOFILE;
+    if let Err(error) = nix::sys::resource::setrlimit(limit, wanted, wanted) {
+        eprintln!("no more than the usual file descriptors: {error}");
+    }
+}
+
+/// The command and the machine, so that figures are never without them.
+fn describe(args: &Args) -> anyhow::Result<()> {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    println!("bench {}\n", words.join(" "));
     let cpu = std::fs::read_to_string("/proc/cpuinfo")?;
     let model = cpu
         .lines()
@@ -92,10 +111,12 @@ fn describe_machine() -> anyhow::Result<()> {
     let load = std::fs::read_to_string("/proc/loadavg")?;
     let cores = std::thread::available_parallelism()?;
     println!(
-        "{cores} cores, {}, Linux {}",
+        "{cores} cores, {}, Linux {}, {:?} on a loop device with its image in {}; load at the start {}\n",
         model.unwrap_or("unknown CPU"),
-        kernel.trim()
+        kernel.trim(),
+        args.fs,
+        args.images.display(),
+        load.split(' ').next().unwrap_or_default(),
     );
-    println!("load average at the start: {}\n", load.trim());
     Ok(())
 }

@@ -65,6 +65,21 @@ impl Server {
         Ok(total)
     }
 
+    /// Returns once it has used no CPU time for half a second.
+    pub(crate) fn wait_idle(&self) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(120);
+        loop {
+            let before = self.usage()?.cpu;
+            std::thread::sleep(Duration::from_millis(500));
+            if self.usage()?.cpu == before {
+                return Ok(());
+            }
+            if deadline < Instant::now() {
+                bail!("never idle");
+            }
+        }
+    }
+
     pub(crate) fn wait_exit(&mut self, patience: Duration) -> Result<std::process::ExitStatus> {
         let deadline = Instant::now() + patience;
         loop {

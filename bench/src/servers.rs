@@ -63,6 +63,11 @@ impl Kind {
         found
     }
 
+    /// Whether it takes an upload with all its bytes in the request that creates it.
+    pub(crate) fn creates_with_upload(self) -> bool {
+        self.speaks_tus() && !matches!(self, Self::Tussi(_))
+    }
+
     fn speaks_tus(self) -> bool {
         !matches!(self, Self::Sink(_) | Self::Nginx)
     }
@@ -91,7 +96,7 @@ impl Running {
         std::fs::create_dir_all(&root)?;
         let port = free_port()?;
         let mut command = command(kind, &root, port, args)?;
-        let server = Server::start(&mut command, Path::new("/tmp/bench-server.log"))?;
+        let server = Server::start(&mut command, &disk.log("server"))?;
         wait_listening(port).with_context(|| format!("{command:?}"))?;
         Ok(Self {
             server,

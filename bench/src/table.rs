@@ -10,8 +10,6 @@ pub(crate) struct Figures {
     pub(crate) wall: Duration,
     pub(crate) rss_peak_kib: u64,
     pub(crate) flushes: u64,
-    /// Further figures by name, with their unit in the name.
-    pub(crate) more: Vec<(&'static str, f64)>,
 }
 
 /// All rounds of one scenario, by row in the order of their first appearance.
@@ -29,56 +27,58 @@ impl Table {
         self.rows.entry(row.to_owned()).or_default().push(figures);
     }
 
-    /// Prints the table; `units` of work per run turn CPU seconds into CPU per unit.
-    pub(crate) fn print(&self, title: &str, units: f64, unit: &str, reference: &str) {
+    /// Prints the table with CPU time and flushes per unit of work, and each row's CPU time in
+    /// relation to the rows named in `references`.
+    pub(crate) fn print(&self, title: &str, work: Work, references: &[&str]) {
         println!("## {title}\n");
-        let more: Vec<&str> = self
-            .rows
-            .values()
-            .flatten()
-            .next()
-            .map_or(Vec::new(), |figures| {
-                figures.more.iter().map(|(name, _)| *name).collect()
-            });
-        let mut heads = vec![
-            "server".to_owned(),
-            format!("CPU µs/{unit} median"),
-            "min".to_owned(),
-            format!("× {reference}"),
-            "wall s".to_owned(),
-            "peak RSS MiB".to_owned(),
-            format!("flushes/{unit}"),
-        ];
-        heads.extend(more.iter().map(|name| (*name).to_owned()));
-        println!("| {} |", heads.join(" | "));
-        println!("|{}", "---|".repeat(heads.len()));
-        let cpu = |figures: &Figures| figures.cpu.as_secs_f64() * 1e6 / units;
-        let base = self.rows.get(reference).map(|rounds| median(rounds, cpu));
+        let references: Vec<&str> = references
+            .iter()
+            .copied()
+            .filter(|reference| self.rows.contains_key(*reference))
+            .collect();
+        let per = |figures: &Figures| figures.cpu.as_secs_f64() * work.per_second / work.units;
+        println!("| {} |", work.heads(&references).join(" | "));
+        println!("|---|{}", "--:|".repeat(6 + references.len()));
         for row in &self.order {
             let rounds = &self.rows[row];
-            let middle = median(rounds, cpu);
-            let least = rounds.iter().map(cpu).fold(f64::INFINITY, f64::min);
-            let ratio = base.map_or("–".to_owned(), |base| format!("{:.2}", middle / base));
-            let mut cells = vec![
-                row.clone(),
-                figure(middle),
-                figure(least),
-                ratio,
-                format!("{:.2}", median(rounds, |f| f.wall.as_secs_f64())),
-                format!("{:.1}", median(rounds, |f| f.rss_peak_kib as f64 / 1024.0)),
-                figure(median(rounds, |f| f.flushes as f64 / units)),
-            ];
-            for index in 0..more.len() {
-                cells.push(figure(median(rounds, |f| {
-                    f.more.get(index).map_or(f64::NAN, |m| m.1)
-                })));
-            }
+            let middle = median(rounds, per);
+            let least = rounds.iter().map(per).fold(f64::INFINITY, f64::min);
+            let mut cells = vec![row.clone(), figure(middle), figure(least)];
+            cells.extend(references.iter().map(|reference| {
+                let base = median(&self.rows[*reference], per);
+                format!("{:.2}", middle / base)
+            }));
+            cells.push(format!("{:.2}", median(rounds, |f| f.wall.as_secs_f64())));
+            let mib = |f: &Figures| f.rss_peak_kib as f64 / 1024.0;
+            cells.push(format!("{:.1}", median(rounds, mib)));
+            let flushes = |f: &Figures| f.flushes as f64 / work.units;
+            cells.push(figure(median(rounds, flushes)));
             println!("| {} |", cells.join(" | "));
         }
-        println!(
-            "\n{} rounds each, interleaved.\n",
-            self.rows.values().map(Vec::len).max().unwrap_or(0)
-        );
+        let rounds = self.rows.values().map(Vec::len).max().unwrap_or(0);
+        println!("\n{rounds} rounds, interleaved; medians unless it says min.\n");
+    }
+}
+
+/// What a run does, and in what its CPU time is told.
+#[derive(Clone, Copy)]
+pub(crate) struct Work {
+    pub(crate) units: f64,
+    pub(crate) unit: &'static str,
+    /// Of the time's unit per second.
+    pub(crate) per_second: f64,
+    pub(crate) time: &'static str,
+}
+
+impl Work {
+    fn heads(&self, references: &[&str]) -> Vec<String> {
+        let mut heads = vec!["server".to_owned()];
+        heads.push(format!("CPU {}/{}", self.time, self.unit));
+        heads.push("min".to_owned());
+        heads.extend(references.iter().map(|reference| format!("× {reference}")));
+        heads.extend(["wall s", "peak RSS MiB"].map(str::to_owned));
+        heads.push(format!("flushes/{}", self.unit));
+        heads
     }
 }
 

@@ -48,7 +48,7 @@ pub(crate) fn claim(args: &Args) -> Result<()> {
         "| consumers | jobs each | uploads/s | CPU µs/upload | RSS MiB each, max |\n|---|---|---|---|---|"
     );
     for consumers in [1, 8] {
-        let disk = Disk::make(args.fs, 8)?;
+        let disk = Disk::make(args.fs, 8, &args.images)?;
         let spool = open(&disk)?;
         for _ in 0..count {
             finished(&spool, UnixTime::now())?;
@@ -75,7 +75,7 @@ pub(crate) fn claim(args: &Args) -> Result<()> {
             ]);
             running.push(Server::start(
                 &mut command,
-                format!("/tmp/bench-c{n}.log").as_ref(),
+                &disk.log(&format!("consumer {n}")),
             )?);
         }
         let (usages, wall) = watch(&mut running, began)?;
@@ -129,7 +129,7 @@ pub(crate) fn janitor(args: &Args) -> Result<()> {
         200_000 / args.divide,
         50_000 / args.divide,
     );
-    let disk = Disk::make(args.fs, 16)?;
+    let disk = Disk::make(args.fs, 16, &args.images)?;
     let spool = open(&disk)?;
     // One in ten is due.
     for n in 0..open_uploads {
@@ -165,7 +165,7 @@ pub(crate) fn janitor(args: &Args) -> Result<()> {
     let began = Instant::now();
     let mut running = [Server::start(
         &mut command,
-        "/tmp/bench-janitor.log".as_ref(),
+        &disk.log("server"),
     )?];
     let (usages, wall) = watch(&mut running, began)?;
     let left = |dir| -> Result<usize> { Ok(spool.entries(dir)?.count()) };

@@ -2,11 +2,11 @@
 
 use anyhow::Result;
 
-use super::compare;
+use super::{Row, compare};
 use crate::Args;
 use crate::payload::Payload;
 use crate::servers::{Kind, Running};
-use crate::table::Table;
+use crate::table::Work;
 
 const ALL: [Kind; 9] = [
     Kind::Sink(false),
@@ -66,7 +66,6 @@ fn run(
     chunk: u64,
 ) -> Result<()> {
     let payload = Payload::new();
-    let mut table = Table::default();
     let total = length * connections;
     let work = |running: &Running| {
         std::thread::scope(|scope| {
@@ -79,19 +78,23 @@ fn run(
                 })
                 .collect();
             senders.into_iter().try_for_each(super::joined)
-        })?;
-        Ok(Vec::new())
+        })
     };
+    let row = |&kind: &Kind| Row {
+        name: kind.name(),
+        kind,
+        work: Box::new(work),
+    };
+    let rows: Vec<Row> = kinds.iter().map(row).collect();
     let verify = |running: &Running| running.verify(&payload, connections, length);
-    compare(
-        args,
-        kinds,
-        4 + total.div_ceil(1 << 30) * 2,
-        &mut table,
-        work,
-        verify,
-    )?;
+    let table = compare(args, &rows, 4 + total.div_ceil(1 << 30) * 2, verify)?;
     let title = format!("{title} ({:.2} GiB in all)", gib(total));
-    table.print(&title, gib(total), "GiB", "sink");
+    let work = Work {
+        units: gib(total),
+        unit: "GiB",
+        per_second: 1.0,
+        time: "s",
+    };
+    table.print(&title, work, &["sink", "sink fdatasync", "tusd 2.10.0"]);
     Ok(())
 }

@@ -24,7 +24,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     );
     for exponent in 2..=6 {
         let count = 10_u64.pow(exponent) / args.divide;
-        let disk = Disk::make(args.fs, 16)?;
+        let disk = Disk::make(args.fs, 16, &args.images)?;
         let options = Options {
             durability: Durability::None,
             ..Options::default()
@@ -39,6 +39,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         }
         let running = Running::start(Kind::Ingest("none"), &disk, args)?;
         let mut client = running.client()?;
+        // At its start it looks through all uploads once.
+        running.server.wait_idle()?;
         let before = running.server.usage()?.cpu;
         for _ in 0..uploads {
             running.send(&mut client, &payload, 10 << 10, 10 << 10, 0)?;

@@ -17,7 +17,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     println!("## Hand-over: last 2xx → the hook has run `touch`\n");
     println!("| durability | uploads | p50 ms | p99 ms | max ms |\n|---|---|---|---|---|");
     for durability in ["none", "every-patch"] {
-        let disk = Disk::make(args.fs, 4)?;
+        let disk = Disk::make(args.fs, 4, &args.images)?;
         let running = Running::start(Kind::Ingest(durability), &disk, args)?;
         let marks = disk.path().join("marks");
         std::fs::create_dir(&marks)?;
@@ -34,7 +34,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             "--durability",
             durability,
         ]);
-        let _consumer = Server::start(&mut command, "/tmp/bench-consumer.log".as_ref())?;
+        let _consumer = Server::start(&mut command, &disk.log("consumer"))?;
         let mut client = running.client()?;
         let mut took = Vec::new();
         for _ in 0..(400 / args.divide) {

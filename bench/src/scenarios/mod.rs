@@ -10,7 +10,7 @@ mod small;
 
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::Args;
 use crate::disk::Disk;
@@ -26,10 +26,8 @@ pub(crate) enum Scenario {
     Patches,
     /// 16 connections, 256 MiB each in one PATCH
     Sixteen,
-    /// 10 KiB, create + PATCH, at 1, 16 and 64 connections
+    /// 10 KiB, as create + PATCH and in one request, at 1, 16 and 64 connections
     Small,
-    /// 10 KiB, creation-with-upload, at 1, 16 and 64 connections
-    SmallWhole,
     /// 1,000 and 10,000 connections that trickle
     Slow,
     /// Connections cut by FIN, RST and silence
@@ -52,7 +50,6 @@ impl Scenario {
             S::Patches,
             S::Sixteen,
             S::Small,
-            S::SmallWhole,
             S::Cut,
             S::HandOver,
         ]
@@ -63,8 +60,7 @@ impl Scenario {
             Self::Big => big::one_patch(args),
             Self::Patches => big::patches(args),
             Self::Sixteen => big::sixteen(args),
-            Self::Small => small::run(args, false),
-            Self::SmallWhole => small::run(args, true),
+            Self::Small => small::run(args),
             Self::Slow => slow::run(args),
             Self::Cut => cut::run(args),
             Self::HandOver => hand_over::run(args),
@@ -75,45 +71,59 @@ impl Scenario {
     }
 }
 
-/// Runs `work` against each server in turn, round after round, each time on a fresh filesystem.
+/// One row of a table: a server, and how it is used.
+struct Row<'a> {
+    name: String,
+    kind: Kind,
+    work: Box<dyn Fn(&Running) -> Result<()> + 'a>,
+}
+
+/// Does each row's work in turn, round after round, each time on a fresh filesystem, and verifies
+/// what is there afterwards.
 fn compare(
     args: &Args,
-    kinds: &[Kind],
+    rows: &[Row],
     gib: u64,
-    table: &mut Table,
-    work: impl Fn(&Running) -> Result<Vec<(&'static str, f64)>>,
     verify: impl Fn(&Running) -> Result<()>,
-) -> Result<()> {
-    let wanted = |kind: &&Kind| !args.alone || matches!(kind, Kind::Ingest(_) | Kind::Sink(_));
-    let kinds: Vec<Kind> = kinds
+) -> Result<Table> {
+    let wanted = |row: &&Row| !args.alone || matches!(row.kind, Kind::Ingest(_) | Kind::Sink(_));
+    let rows: Vec<&Row> = rows
         .iter()
         .filter(wanted)
-        .filter(|kind| kind.is_installed(args))
-        .copied()
+        .filter(|row| row.kind.is_installed(args))
         .collect();
+    let mut table = Table::default();
     for _ in 0..args.rounds {
-        for &kind in &kinds {
-            let disk = Disk::make(args.fs, gib)?;
-            let running = Running::start(kind, &disk, args)?;
-            let (before, flushes, began) =
-                (running.server.usage()?, disk.flushes()?, Instant::now());
-            let more = work(&running).map_err(|error| error.context(kind.name()))?;
-            let wall = began.elapsed();
-            let after = running.server.usage()?;
-            table.add(
-                &kind.name(),
-                Figures {
-                    cpu: after.cpu.saturating_sub(before.cpu),
-                    wall,
-                    rss_peak_kib: after.rss_peak_kib,
-                    flushes: disk.flushes()?.saturating_sub(flushes),
-                    more,
-                },
-            );
-            verify(&running).map_err(|error| error.context(kind.name()))?;
+        for row in &rows {
+            let figures = one(args, row, gib, &verify);
+            table.add(&row.name, figures.with_context(|| row.name.clone())?);
         }
     }
-    Ok(())
+    Ok(table)
+}
+
+fn one(
+    args: &Args,
+    row: &Row,
+    gib: u64,
+    verify: impl Fn(&Running) -> Result<()>,
+) -> Result<Figures> {
+    let disk = Disk::make(args.fs, gib, &args.images)?;
+    let running = Running::start(row.kind, &disk, args)?;
+    let (before, flushes, began) = (running.server.usage()?, disk.flushes()?, Instant::now());
+    let worked = (row.work)(&running);
+    let wall = began.elapsed();
+    let after = running.server.usage()?;
+    let flushes = disk.flushes()?.saturating_sub(flushes);
+    worked
+        .and_then(|()| verify(&running))
+        .with_context(|| std::fs::read_to_string(disk.log("server")).unwrap_or_default())?;
+    Ok(Figures {
+        cpu: after.cpu.saturating_sub(before.cpu),
+        wall,
+        rss_peak_kib: after.rss_peak_kib,
+        flushes,
+    })
 }
 
 fn joined<T>(handle: std::thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> {

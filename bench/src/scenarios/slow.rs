@@ -29,7 +29,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             continue;
         }
         for count in [1_000 / args.divide, 10_000 / args.divide] {
-            let disk = Disk::make(args.fs, 4)?;
+            let disk = Disk::make(args.fs, 4, &args.images)?;
             let running = Running::start(kind, &disk, args)?;
             let measured = one(&running, &payload, count);
             match measured {
@@ -52,14 +52,7 @@ fn one(running: &Running, payload: &Payload, count: u64) -> Result<(f64, f64, Ve
     let path = other.create(running.base(), 1000)?;
     other.patch(&path, payload, 0, 500)?;
     let before = rss_kib(running)?;
-    let mut clients: Vec<Client> = Vec::new();
-    for _ in 0..count {
-        let mut client = running.client()?;
-        let path = client.create(running.base(), 1000)?;
-        client.patch_head(&path, 0, 1000)?;
-        client.stream.write_all(b"x")?;
-        clients.push(client);
-    }
+    let mut clients = connect(running, count)?;
     let used = running.server.usage()?.cpu;
     let began = Instant::now();
     let mut heads = Vec::new();
@@ -83,6 +76,28 @@ fn one(running: &Running, payload: &Payload, count: u64) -> Result<(f64, f64, Ve
     let minutes = began.elapsed().as_secs_f64() / 60.0;
     let rss = (rss_kib(running)? - before) / count as f64;
     Ok((rss, cpu.as_secs_f64() / minutes, heads))
+}
+
+/// Clients in the middle of a PATCH. By many threads: until the last has come the first is silent.
+fn connect(running: &Running, count: u64) -> Result<Vec<Client>> {
+    let some = |share: u64| {
+        let begin = || -> Result<Client> {
+            let mut client = running.client()?;
+            let path = client.create(running.base(), 1000)?;
+            client.patch_head(&path, 0, 1000)?;
+            client.stream.write_all(b"x")?;
+            Ok(client)
+        };
+        (0..share).map(|_| begin()).collect::<Result<Vec<_>>>()
+    };
+    let threads = 64.min(count);
+    let clients = std::thread::scope(|scope| {
+        let shares = (0..threads).map(|n| (count + n) / threads);
+        let begun: Vec<_> = shares.map(|share| scope.spawn(move || some(share))).collect();
+        let joined = begun.into_iter().map(super::joined);
+        joined.collect::<Result<Vec<_>>>()
+    })?;
+    Ok(clients.into_iter().flatten().collect())
 }
 
 fn rss_kib(running: &Running) -> Result<f64> {
