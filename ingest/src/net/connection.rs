@@ -102,7 +102,7 @@ pub(crate) async fn serve<R: Routes>(
     };
     let is_http2 = prefix == HTTP2_PREFACE;
     let phase = Arc::new(Phase::default());
-    // On HTTP/2 there are no heads between bodies to time; pings find the dead.
+    // On HTTP/2 there are no heads between bodies to time: see `idle`. Pings find the dead.
     phase.in_request.store(is_http2, Ordering::Relaxed);
     let wire = Wire::new(
         Arc::clone(&socket),
@@ -117,18 +117,37 @@ pub(crate) async fn serve<R: Routes>(
         phase,
         socket,
     };
-    let routes = shared.routes;
+    let (routes, phase) = (shared.routes, Arc::clone(&link.phase));
     let service = service_fn(move |request| answer(routes.clone(), link.clone(), request));
     let io = TokioIo::new(wire);
     match is_http2 {
         true => {
-            shutdown
-                .watch(http2_builder().serve_connection(io, service))
-                .await
+            let connection = http2_builder().serve_connection(io, service);
+            tokio::select! {
+                ended = shutdown.watch(connection) => ended,
+                () = idle(&phase, shared.timeouts) => Ok(()),
+            }
         }
         false => {
             let builder = http1_builder(shared.timeouts.keep_alive);
             shutdown.watch(builder.serve_connection(io, service)).await
+        }
+    }
+}
+
+/// Returns when a connection of HTTP/2 has been without a request for too long: hyper times heads
+/// and pauses on HTTP/1 only, and whoever answers pings could stay for ever.
+async fn idle(phase: &Phase, timeouts: Timeouts) {
+    loop {
+        let before = phase.requests();
+        let patience = match before.0 {
+            0 => timeouts.header,
+            _ => timeouts.keep_alive,
+        };
+        tokio::time::sleep(patience).await;
+        let (begun, ended) = phase.requests();
+        if begun == ended && before == (begun, ended) {
+            return;
         }
     }
 }
@@ -191,6 +210,15 @@ struct Link {
     socket: Option<Arc<TcpStream>>,
 }
 
+/// A request that is being answered, until it is answered or dropped.
+struct Counted<'a>(&'a Phase);
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.ended.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 /// One request through the routes, and what must be done about a body that they left unread.
 async fn answer<R: Routes>(
     mut routes: R,
@@ -199,6 +227,7 @@ async fn answer<R: Routes>(
 ) -> Result<Response, HangUp> {
     link.phase.in_request.store(true, Ordering::Relaxed);
     link.phase.heads.fetch_add(1, Ordering::Relaxed);
+    let _counted = Counted(&link.phase);
     let (mut parts, body) = request.into_parts();
     let is_http1 = parts.version <= Version::HTTP_11;
     let exchange = Exchange::new(link.peer, &parts, body, link.socket.clone());

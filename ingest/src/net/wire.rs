@@ -35,8 +35,18 @@ pub(crate) struct Phase {
     pub(crate) in_request: AtomicBool,
     /// Heads that have arrived whole.
     pub(crate) heads: AtomicU64,
+    /// Requests that were answered, or whose client went away.
+    pub(crate) ended: AtomicU64,
     /// The client still sends a body that nobody will read.
     pub(crate) body_left: AtomicBool,
+}
+
+impl Phase {
+    /// Requests that have begun, and those of them that have ended.
+    pub(crate) fn requests(&self) -> (u64, u64) {
+        let ended = self.ended.load(Ordering::Relaxed);
+        (self.heads.load(Ordering::Relaxed), ended)
+    }
 }
 
 /// See the module's documentation.

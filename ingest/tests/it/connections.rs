@@ -133,3 +133,13 @@ fn garbage_and_oversized_headers_end_the_connection_and_nothing_else() {
     connection.response().expect(431, &[]);
     server.create(1);
 }
+
+#[test]
+fn http2_without_a_request_is_closed_like_http1() {
+    let server = TestServer::start(&["--header-timeout", "200ms", "--keep-alive-timeout", "200ms"]);
+    let mut connection = server.connect();
+    connection.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+    // SETTINGS without a setting.
+    connection.send([0, 0, 0, 4, 0, 0, 0, 0, 0]);
+    connection.read_to_end();
+}

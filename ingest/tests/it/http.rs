@@ -132,6 +132,11 @@ impl Connection {
         self.read.is_empty() && !self.fill()
     }
 
+    /// Reads whatever comes until the other side closes.
+    pub(crate) fn read_to_end(&mut self) {
+        while self.fill() {}
+    }
+
     fn fill(&mut self) -> bool {
         let mut buffer = [0; 4096];
         match self.stream.read(&mut buffer) {
