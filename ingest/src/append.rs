@@ -8,6 +8,7 @@ use nix::sys::uio::pwritev;
 use shared::durable::{DiskError, OnPath as _};
 use shared::id::UploadId;
 use shared::size::{Length, Offset};
+use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
 use crate::digests::read_digest;
@@ -22,7 +23,7 @@ use crate::writers::{Seat, Wish};
 #[derive(Debug)]
 pub(crate) struct Append {
     ledger: Arc<Ledger>,
-    seat: Seat,
+    seat: Arc<Seat>,
     /// Where the next byte goes.
     at: u64,
     /// Where the watermark stands on disk.
@@ -37,6 +38,9 @@ pub(crate) struct Append {
     /// Somebody asked for what arrived after the running publication had begun.
     asked_again: bool,
     paused: bool,
+    /// The lock was given up while bytes lay there that do not count yet: whoever had it meanwhile
+    /// may have written over them.
+    gave_way: bool,
     /// There is something to make durable besides bytes: a length, a new upload.
     amended: bool,
     /// A sync failed, or the upload was handed over: nothing more is published. After a failed
@@ -72,7 +76,7 @@ impl Append {
         let at = ledger.record().map_or(0, |record| record.offset.0);
         Self {
             ledger: Arc::new(ledger),
-            seat,
+            seat: Arc::new(seat),
             at,
             published: at,
             end,
@@ -81,6 +85,7 @@ impl Append {
             publishing: None,
             asked_again: false,
             paused: false,
+            gave_way: false,
             amended: is_new,
             closed: false,
         }
@@ -150,9 +155,12 @@ impl Append {
         Ok(())
     }
 
-    /// Begins to move the watermark to the position, unless that is being done already.
-    pub(crate) fn publish(&mut self) {
+    /// Begins to move the watermark to the position, unless that is being done already; whether
+    /// it has begun now.
+    pub(crate) fn publish(&mut self) -> bool {
+        let is_free = self.publishing.is_none();
         self.start_publishing(false);
+        is_free
     }
 
     /// The same for somebody who waits for it.
@@ -207,13 +215,22 @@ impl Append {
 
     /// Gives the lock up while nothing comes; whether it is given up now.
     pub(crate) fn pause(&mut self) -> bool {
-        // Bytes that do not count yet would be overwritten by who comes.
-        let nothing_held = self.publishing.is_none() && self.at == self.published;
+        // What counts must be published first: who comes writes over it. What waits for its
+        // checksum is held against it in the end, whoever wrote it.
+        let nothing_held =
+            self.publishing.is_none() && (self.at == self.published || !self.counted);
         if !self.paused && nothing_held {
             // Kept if the kernel says no: then other processes wait longer, no more.
             self.paused = self.ledger.pause();
+            self.gave_way |= self.paused && self.at != self.published;
         }
         self.paused
+    }
+
+    /// Whether what was written may have been written over since: its digest must then be that of
+    /// the file, not that of what came.
+    pub(crate) fn gave_way(&self) -> bool {
+        self.gave_way
     }
 
     /// Takes the lock again if it was given up, and makes sure that nobody went on meanwhile.
@@ -293,15 +310,20 @@ impl Append {
         if self.paused {
             return Ok(());
         }
-        if self.unpublished() > 0 || (self.amended && !self.closed) {
-            let upto = self.published + self.unpublished();
-            let result = self.ledger.publish(Offset(upto));
+        if let Some(upto) = self.owed() {
+            let result = self.ledger.publish(upto);
             self.closed |= result.is_err();
             result?;
-            self.published = upto;
+            self.published = upto.0;
             self.amended = false;
         }
         Ok(())
+    }
+
+    /// Up to where the watermark must still be moved; `None` if nothing is left to publish.
+    fn owed(&self) -> Option<Offset> {
+        let owes = self.unpublished() > 0 || (self.amended && !self.closed);
+        owes.then(|| Offset(self.published + self.unpublished()))
     }
 
     /// Hands the upload over, complete at `length`. Blocks.
@@ -313,9 +335,38 @@ impl Append {
 }
 
 impl Drop for Append {
-    /// For a request whose task was dropped: rare enough to do it here, whatever it takes.
+    /// For a request whose task was dropped. A client can have a hundred dropped at once (streams
+    /// of HTTP/2): their syncs must not hold up the workers that serve everybody else.
     fn drop(&mut self) {
-        if let Err(error) = self.publish_now() {
+        let Some(upto) = self.owed().filter(|_| !self.paused) else {
+            return;
+        };
+        let debt = Debt {
+            ledger: Arc::clone(&self.ledger),
+            upto,
+            _seat: Arc::clone(&self.seat),
+        };
+        match Handle::try_current() {
+            Ok(runtime) if self.ledger.syncs() => {
+                drop(runtime.spawn_blocking(move || drop(debt)));
+            }
+            _ => drop(debt),
+        }
+    }
+}
+
+/// Bytes that arrived for a request that is gone. Whoever drops it publishes them: the thread that
+/// it was sent to, or a runtime that is being shut down and starts no such thread any more.
+struct Debt {
+    ledger: Arc<Ledger>,
+    upto: Offset,
+    /// Nobody writes before that is done.
+    _seat: Arc<Seat>,
+}
+
+impl Drop for Debt {
+    fn drop(&mut self) {
+        if let Err(error) = self.ledger.publish(self.upto) {
             tracing::error!(%error, "bytes that arrived are not kept");
         }
     }
@@ -344,22 +395,33 @@ mod tests {
     use super::*;
     use crate::writers::Writers;
 
-    #[tokio::test]
-    async fn a_writer_that_paused_does_not_touch_what_another_process_made_of_the_upload() {
-        let dir = tempfile::tempdir().unwrap();
+    /// An upload of 5 bytes in a fresh spool, taken for writing.
+    async fn held(dir: &tempfile::TempDir, writers: &Arc<Writers>) -> (Arc<Spool>, Held) {
         let spool = Arc::new(Spool::open(&dir.path().join("s"), Options::default()).unwrap());
         let record = Record::new(None, UnixTime::now());
         let receiving = NewData::create(&spool)
             .unwrap()
             .into_receiving(record)
             .unwrap();
-        let id = receiving.id();
-        let writers = Arc::new(Writers::default());
+        let seat = writers.take_seat(receiving.id()).await.unwrap();
         let held = Held {
             ledger: Ledger::of_receiving(&spool, Box::new(receiving)).unwrap(),
-            seat: writers.take_seat(id).await.unwrap(),
+            seat,
             is_new: false,
         };
+        (spool, held)
+    }
+
+    fn offset(spool: &Spool, id: UploadId) -> Offset {
+        let path = spool.layout().record(id, shared::layout::RecordAt::Uploads);
+        record::read(&path).unwrap().offset
+    }
+
+    #[tokio::test]
+    async fn a_writer_that_paused_does_not_touch_what_another_process_made_of_the_upload() {
+        let dir = tempfile::tempdir().unwrap();
+        let (spool, held) = held(&dir, &Arc::default()).await;
+        let id = held.seat.id();
         let mut silent = Append::new(held, 5, true);
         silent.set_length(Length(5)).unwrap();
         assert!(silent.pause());
@@ -371,7 +433,47 @@ mod tests {
         silent.publish_now().unwrap();
         assert!(matches!(silent.resume(), Err(Lost::ToAnother)));
         drop(silent);
-        let record = record::read(&spool.layout().record(id, shared::layout::RecordAt::Uploads));
-        assert_eq!(record.unwrap().offset, Offset(4));
+        assert_eq!(offset(&spool, id), Offset(4));
+    }
+
+    #[tokio::test]
+    async fn who_is_dropped_leaves_its_seat_when_its_bytes_are_published() {
+        let dir = tempfile::tempdir().unwrap();
+        let writers = Arc::new(Writers::default());
+        let (spool, held) = held(&dir, &writers).await;
+        let id = held.seat.id();
+        let mut dropped = Append::new(held, 5, true);
+        dropped.write(&[Bytes::from_static(b"hel")]).unwrap();
+        drop(dropped);
+        let _seat = writers.take_seat(id).await.unwrap();
+        assert_eq!(offset(&spool, id), Offset(3));
+    }
+
+    #[test]
+    fn bytes_are_published_also_if_the_runtime_ends_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .max_blocking_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let (blocked, block) = std::sync::mpsc::channel::<()>();
+        let (spool, id) = runtime.block_on(async {
+            let (spool, held) = held(&dir, &Arc::default()).await;
+            let id = held.seat.id();
+            let mut dropped = Append::new(held, 5, true);
+            dropped.write(&[Bytes::from_static(b"hel")]).unwrap();
+            // The only thread for what blocks is taken: the publication has to queue.
+            drop(tokio::task::spawn_blocking(move || block.recv().is_err()));
+            drop(dropped);
+            (spool, id)
+        });
+        runtime.shutdown_background();
+        drop(blocked);
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        while offset(&spool, id) != Offset(3) {
+            assert!(std::time::Instant::now() < deadline, "not published");
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
     }
 }

@@ -138,6 +138,11 @@ impl Ledger {
         &self.data
     }
 
+    /// Whether a publication waits for the disk.
+    pub(crate) fn syncs(&self) -> bool {
+        self.spool.durability().syncs_patches()
+    }
+
     /// The record as it stands; `None` once the upload was handed over.
     pub(crate) fn record(&self) -> Option<Record> {
         match &*self.files() {

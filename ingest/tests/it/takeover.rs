@@ -146,3 +146,64 @@ fn a_holder_that_was_silent_goes_on_if_nobody_came() {
     slow.response().expect(204, &[("Upload-Offset", "11")]);
     assert_eq!(server.completed(&upload), b"hello world");
 }
+
+#[test]
+fn a_checksummed_body_that_fell_silent_is_left_to_who_goes_on_in_another_process() {
+    let one = TestServer::start(&[]);
+    let other = one.beside(&[]);
+    let upload = one.create(10);
+    let mut silent = one.connect();
+    silent.send(checksummed(&upload, "0123456789"));
+    silent.send("01234");
+    // It arrived, though it does not count.
+    wait_until_in_file(&one, &upload, b"01234");
+    super::server::wait_until("the other has it", || {
+        other.ask(patch(&upload, 0, b"abcdefghij")).status == 204
+    });
+    assert_eq!(one.completed(&upload), b"abcdefghij");
+    silent.send("56789");
+    silent.response().expect(423, &[]);
+}
+
+#[test]
+fn a_checksummed_body_that_fell_silent_is_verified_by_what_lies_in_the_file() {
+    let server = TestServer::start(&[]);
+    for (meanwhile, status, offset) in [("01234", 204, 10), ("0X234", 460, 0)] {
+        let upload = server.create(20);
+        let mut silent = server.connect();
+        silent.send(checksummed(&upload, "0123456789"));
+        silent.send("01234");
+        wait_until_in_file(&server, &upload, b"01234");
+        // As another process does that dies before it has published anything.
+        let data = std::fs::File::options()
+            .write(true)
+            .open(
+                server
+                    .path("uploads")
+                    .join(upload.rsplit('/').next().unwrap()),
+            )
+            .unwrap();
+        super::server::wait_until("the lock is free", || data.try_lock().is_ok());
+        std::os::unix::fs::FileExt::write_all_at(&data, meanwhile.as_bytes(), 0).unwrap();
+        data.unlock().unwrap();
+        silent.send("56789");
+        silent.response().expect(status, &[]);
+        assert_eq!(server.offset(&upload), offset);
+    }
+}
+
+/// The head of a PATCH at 0 with the checksum of all that it is to bring.
+fn checksummed(upload: &str, body: &str) -> String {
+    // sha1 of 0123456789.
+    let checksum = "Upload-Checksum: sha1 h6zsF82dzSCnFsws9nQXtxyKcBY=\r\n\r\n";
+    patch_head(upload, 0, body.len()).replace("\r\n\r\n", &format!("\r\n{checksum}"))
+}
+
+fn wait_until_in_file(server: &TestServer, upload: &str, bytes: &[u8]) {
+    let path = server
+        .path("uploads")
+        .join(upload.rsplit('/').next().unwrap());
+    super::server::wait_until("the bytes are written", || {
+        std::fs::read(&path).is_ok_and(|data| data == bytes)
+    });
+}
