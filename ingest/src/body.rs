@@ -4,7 +4,9 @@
 //! Frames that are there are gathered into one write of up to 1 MiB; nothing is ever held back to
 //! wait for more. The write is done where the bytes were read: handing them to another thread
 //! costs more than the write itself. The watermark follows beside the writing, every 16 MiB or
-//! second, and whenever the client falls silent.
+//! second, and when the client falls silent; at once if that is worth it, see `pace`.
+
+mod pace;
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -22,6 +24,7 @@ use crate::digests::Taps;
 use crate::ledger::Lost;
 use crate::net::exchange::RequestBody;
 use crate::writers::Wish;
+use pace::{Pace, Saves};
 
 /// One write: where small writes cost 1.7 times as much per byte, larger ones gain nothing.
 const GATHER_BYTES: usize = 1 << 20;
@@ -44,7 +47,7 @@ pub(crate) enum End {
     Complete(Option<HeaderMap>),
     /// The connection broke, or the framing was wrong.
     Broken(hyper::Error),
-    /// Nothing came for the stall timeout.
+    /// Nothing came for the stall timeout, or too little for a minute.
     Stalled,
     /// The server is stopping and the drain time is over.
     Cut,
@@ -63,6 +66,8 @@ pub(crate) enum End {
 pub(crate) struct Patience {
     /// Without a byte.
     pub(crate) stall_timeout: Duration,
+    /// Bytes per second that must come on average; 0 for however few.
+    pub(crate) rate_min: u64,
     /// Cancelled when the drain time is over.
     pub(crate) cut: CancellationToken,
 }
@@ -76,7 +81,7 @@ pub(crate) async fn receive(
     patience: &Patience,
     metrics: &IngestMetrics,
 ) -> End {
-    let mut clock = Clock::new();
+    let mut clock = Clock::new(patience.rate_min);
     let mut frames = Frames::default();
     let mut cut = std::pin::pin!(patience.cut.cancelled());
     loop {
@@ -94,7 +99,7 @@ pub(crate) async fn receive(
             biased;
             frame = body.frame() => {
                 let ended = frames.gather(frame, body);
-                clock.bytes_came();
+                clock.bytes_came(frames.bytes as u64);
                 metrics.received(frames.bytes as u64);
                 write(&mut frames, append, taps).err().or(ended)
             }
@@ -132,14 +137,22 @@ fn write(frames: &mut Frames, append: &mut Append, taps: &mut Taps) -> Result<()
 
 /// What is due once time has passed.
 fn on_tick(clock: &mut Clock, append: &mut Append, stall_timeout: Duration) -> Option<End> {
-    let silence = clock.last_byte.elapsed();
-    if stall_timeout <= silence {
+    let now = Instant::now();
+    let silence = now.duration_since(clock.last_byte);
+    if stall_timeout <= silence || clock.pace.is_too_slow(now) {
         return Some(End::Stalled);
     }
-    if append.unpublished() > 0 {
-        append.publish();
-    } else if SILENCE <= silence && append.pause() {
-        clock.rest_until_stalled(stall_timeout);
+    let stalled_at = clock.last_byte + stall_timeout;
+    let unpublished = append.unpublished();
+    let due = clock.saves.due(unpublished);
+    if unpublished == 0 {
+        if SILENCE <= silence && append.pause() {
+            clock.rest_until(stalled_at);
+        }
+    } else if now < due {
+        clock.rest_until(due.min(stalled_at));
+    } else if append.publish() {
+        clock.saves.began(unpublished, now);
     }
     None
 }
@@ -200,30 +213,35 @@ impl Frames {
 /// One timer for all that time can make due.
 struct Clock {
     last_byte: Instant,
+    saves: Saves,
+    pace: Pace,
     next: Pin<Box<Sleep>>,
 }
 
 impl Clock {
-    fn new() -> Self {
+    fn new(rate_min: u64) -> Self {
         let now = Instant::now();
         Self {
             last_byte: now,
+            saves: Saves::new(now),
+            pace: Pace::new(rate_min, now),
             next: Box::pin(sleep_until(now + TICK)),
         }
     }
 
-    fn bytes_came(&mut self) {
+    fn bytes_came(&mut self, bytes: u64) {
         let now = Instant::now();
         self.last_byte = now;
+        self.pace.came(bytes);
         // It is moved only from where it rests: once per frame would cost more than the frame.
         if now + TICK < self.next.deadline() {
             self.next.as_mut().reset(now + TICK);
         }
     }
 
-    /// Nothing but the stall timeout can come next.
-    fn rest_until_stalled(&mut self, stall_timeout: Duration) {
-        self.next.as_mut().reset(self.last_byte + stall_timeout);
+    /// Nothing can be due before, unless bytes come.
+    fn rest_until(&mut self, due: Instant) {
+        self.next.as_mut().reset(due);
     }
 
     /// Cancel-safe.

@@ -69,6 +69,8 @@ pub struct Connections {
     pub keep_alive_timeout: Duration,
     /// Without a byte of a body.
     pub stall_timeout: Duration,
+    /// Bytes per second that a body must bring on average over a minute; 0 for however few.
+    pub rate_min: u64,
 }
 
 /// Bounds on uploads.
@@ -176,6 +178,7 @@ impl TryFrom<Args> for Config {
                 header_timeout: positive("--header-timeout", network.header_timeout)?.0,
                 keep_alive_timeout: positive("--keep-alive-timeout", network.keep_alive_timeout)?.0,
                 stall_timeout: positive("--stall-timeout", network.stall_timeout)?.0,
+                rate_min: network.min_rate.0,
             },
             drain_timeout: network.drain_timeout.0,
             limits: Limits::try_from(limits)?,

@@ -50,6 +50,7 @@ impl Ingest {
             uploads,
             patience: Patience {
                 stall_timeout: config.connections.stall_timeout,
+                rate_min: config.connections.rate_min,
                 cut,
             },
             metrics,

@@ -163,10 +163,7 @@ pub(crate) fn janitor(args: &Args) -> Result<()> {
         "none",
     ]);
     let began = Instant::now();
-    let mut running = [Server::start(
-        &mut command,
-        &disk.log("server"),
-    )?];
+    let mut running = [Server::start(&mut command, &disk.log("server"))?];
     let (usages, wall) = watch(&mut running, began)?;
     let left = |dir| -> Result<usize> { Ok(spool.entries(dir)?.count()) };
     println!(

@@ -93,7 +93,9 @@ fn connect(running: &Running, count: u64) -> Result<Vec<Client>> {
     let threads = 64.min(count);
     let clients = std::thread::scope(|scope| {
         let shares = (0..threads).map(|n| (count + n) / threads);
-        let begun: Vec<_> = shares.map(|share| scope.spawn(move || some(share))).collect();
+        let begun: Vec<_> = shares
+            .map(|share| scope.spawn(move || some(share)))
+            .collect();
         let joined = begun.into_iter().map(super::joined);
         joined.collect::<Result<Vec<_>>>()
     })?;

@@ -26,6 +26,8 @@ const HEADER_TIMEOUT_DEFAULT: Period = Period::from_secs(30);
 const KEEP_ALIVE_TIMEOUT_DEFAULT: Period = Period::from_secs(75);
 /// A body from which nothing came for so long has no sender any more.
 const STALL_TIMEOUT_DEFAULT: Period = Period::from_secs(60);
+/// Whoever sends at all is served: what is uploaded may come into being as slowly as a log.
+const MIN_RATE_DEFAULT: Bytes = Bytes(0);
 /// When the janitor removes an idle upload by default: what is promised must be true.
 const EXPIRE_AFTER_DEFAULT: Period = Period::from_secs(86_400);
 /// Below the 30 s that docker and Kubernetes grant before SIGKILL.
@@ -88,6 +90,11 @@ pub(super) struct NetworkArgs {
     /// Time without a byte after which an upload's connection is given up; its bytes are kept
     #[arg(long, value_name = "TIME", default_value_t = STALL_TIMEOUT_DEFAULT)]
     pub(super) stall_timeout: Period,
+
+    /// Bytes per second below which, over a minute, an upload's connection is given up as one that
+    /// stalls; for servers whose connections strangers could occupy by trickling. 0 for never
+    #[arg(long, value_name = "SIZE", default_value_t = MIN_RATE_DEFAULT)]
+    pub(super) min_rate: Bytes,
 
     /// Time that running uploads have after SIGTERM; then their bytes are kept and they are told
     /// to come back
