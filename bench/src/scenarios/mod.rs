@@ -71,11 +71,14 @@ impl Scenario {
     }
 }
 
+/// What is done with a server and measured.
+type Job<'a> = dyn Fn(&Running) -> Result<()> + 'a;
+
 /// One row of a table: a server, and how it is used.
 struct Row<'a> {
     name: String,
     kind: Kind,
-    work: Box<dyn Fn(&Running) -> Result<()> + 'a>,
+    work: Box<Job<'a>>,
 }
 
 /// Does each row's work in turn, round after round, each time on a fresh filesystem, and verifies
