@@ -8,11 +8,15 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, RenameFlags};
+
+mod dir_sync;
+
+pub use dir_sync::DirSync;
 
 /// A file operation that failed: which, on what, and why. Never shown to a client.
 #[derive(Debug, thiserror::Error)]
@@ -263,99 +267,9 @@ fn observed(sync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
     result
 }
 
-/// Makes the names of one directory durable, with one `fsync` for all who wait at a time.
-///
-/// A caller is served by a sync that *began* after it asked: it either becomes the leader of the
-/// next one or waits for it. So n concurrent hand-overs cost about two syncs, not n. A failed
-/// sync poisons the directory for good: every later call fails with the same error, because a
-/// second fsync would answer 0 over lost names.
-#[derive(Debug)]
-pub struct DirSync {
-    dir: File,
-    path: PathBuf,
-    rounds: Mutex<Rounds>,
-    finished: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct Rounds {
-    begun: u64,
-    ended: u64,
-    failed: Option<i32>,
-}
-
-impl DirSync {
-    /// Opens a directory for syncing.
-    ///
-    /// # Errors
-    /// As open(2).
-    pub fn open(path: PathBuf) -> Result<Self, DiskError> {
-        let dir = File::open(&path).on("open", &path)?;
-        Ok(Self {
-            dir,
-            path,
-            rounds: Mutex::default(),
-            finished: Condvar::new(),
-        })
-    }
-
-    /// Returns once every change made to the directory before this call is durable.
-    ///
-    /// # Errors
-    /// As fsync(2), now and for ever after.
-    pub fn sync(&self) -> Result<(), DiskError> {
-        let mut rounds = self.rounds.lock().unwrap_or_else(PoisonError::into_inner);
-        let wanted = rounds.begun + 1;
-        while rounds.ended < wanted && rounds.failed.is_none() {
-            if rounds.begun > rounds.ended {
-                rounds = self
-                    .finished
-                    .wait(rounds)
-                    .unwrap_or_else(PoisonError::into_inner);
-                continue;
-            }
-            rounds.begun += 1;
-            drop(rounds);
-            let result = observed(|| self.dir.sync_all());
-            rounds = self.rounds.lock().unwrap_or_else(PoisonError::into_inner);
-            rounds.ended = rounds.begun;
-            if let Err(error) = result {
-                rounds.failed = Some(error.raw_os_error().unwrap_or(nix::libc::EIO));
-            }
-            self.finished.notify_all();
-        }
-        match rounds.failed {
-            None => Ok(()),
-            Some(errno) => {
-                let source = io::Error::from_raw_os_error(errno);
-                Err(DiskError::new("sync", &self.path, source))
-            }
-        }
-    }
-
-    /// How many `fsync` calls were made: for metrics and tests.
-    #[must_use]
-    pub fn rounds(&self) -> u64 {
-        self.rounds
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .ended
-    }
-
-    /// Whether a sync has failed, after which none can succeed.
-    #[must_use]
-    pub fn is_poisoned(&self) -> bool {
-        self.rounds
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .failed
-            .is_some()
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::sync::{Arc, Mutex};
 
     use super::*;
 
@@ -405,24 +319,6 @@ mod tests {
     }
 
     #[test]
-    fn waiters_share_one_sync_and_each_is_served_by_one_that_began_after_it_asked() {
-        let dir = tempfile::tempdir().unwrap();
-        let sync = Arc::new(DirSync::open(dir.path().to_owned()).unwrap());
-        std::thread::scope(|scope| {
-            for _ in 0..32 {
-                scope.spawn(|| {
-                    for _ in 0..8 {
-                        let before = sync.rounds();
-                        sync.sync().unwrap();
-                        assert!(sync.rounds() > before);
-                    }
-                });
-            }
-        });
-        assert!(sync.rounds() <= 32 * 8);
-    }
-
-    #[test]
     fn every_sync_is_told_of() {
         let told = Arc::new(Mutex::new((0, 0)));
         let telling = Arc::clone(&told);
@@ -441,16 +337,5 @@ mod tests {
         // Other tests of this process sync, too.
         let told = told.lock().unwrap();
         assert!(1 <= told.0 && 1 <= told.1, "{told:?}");
-    }
-
-    #[test]
-    fn a_failed_directory_sync_is_never_forgotten() {
-        // /proc is a directory that cannot be synced: EINVAL.
-        let sync = DirSync::open("/proc".into()).unwrap();
-        assert!(sync.sync().is_err());
-        let rounds = sync.rounds();
-        assert!(sync.sync().is_err());
-        assert_eq!(sync.rounds(), rounds, "it was tried again");
-        assert!(sync.is_poisoned());
     }
 }

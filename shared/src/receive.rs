@@ -121,10 +121,10 @@ impl NewData {
     /// reads, and gets its real one only once the data is durable: a record that said "received"
     /// beside data that a power cut took would be handed over.
     ///
-    /// `data_synced` says that the caller has synced the data beside writing the record.
-    ///
     /// # Errors
-    /// As the steps. The caller must not answer 2xx then.
+    /// As the steps. The caller must not answer 2xx then. Until the record has its name nothing is
+    /// left behind; from then on the upload is received, whatever the client was told, and whoever
+    /// looks at it next hands it over.
     pub fn into_completed(self, mut record: Record, now: UnixTime) -> Result<Record, DiskError> {
         let Self { spool, id, lock } = self;
         let data_path = spool.layout().data(id, DataAt::Uploads);
@@ -147,7 +147,14 @@ impl NewData {
             durable::unlink(&data_path)?;
             return Err(error);
         }
-        handover::publish(&spool, id, &temp, record.rest.announce)?;
+        if let Err(error) = handover::publish(&spool, id, &temp, record.rest.announce) {
+            // While the record has no name that anybody reads, there is no upload. Afterwards there
+            // is one, and whoever looks at it next goes on.
+            if durable::unlink(&temp)? {
+                durable::unlink(&data_path)?;
+            }
+            return Err(error);
+        }
         Ok(record)
     }
 }

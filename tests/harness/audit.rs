@@ -15,15 +15,38 @@ pub enum Loss {
     Upload(u32),
     /// HEAD reports less than was acknowledged.
     Bytes(u32),
-    /// A byte below a reported offset, or in something handed over, is wrong: in which upload,
-    /// sent how, the first wrong position, and up to where it should have been right.
-    Corrupt(u32, Shape, usize, usize),
+    /// A byte below a reported offset, or in something handed over, is wrong.
+    Corrupt {
+        /// In which upload.
+        number: u32,
+        /// Sent how.
+        shape: Shape,
+        /// Position of the first wrong byte.
+        at: usize,
+        /// Up to where it should have been right.
+        of: usize,
+        /// What lies there instead.
+        found: Found,
+    },
     /// The data of an upload that was reported complete is nowhere.
     Data(u32),
     /// An upload that was begun cannot be resumed, or not be finished.
     Stuck(u32, String),
     /// A file was delivered that nobody sent.
     Unknown(String),
+}
+
+/// What lies where something else was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Found {
+    /// Nothing: the file is too short.
+    End,
+    /// Zeros to the end of what should be there: never written.
+    Zeros,
+    /// Zeros up to this position, then what was sent.
+    ZerosUpTo(usize),
+    /// Other bytes.
+    Bytes,
 }
 
 /// What an acknowledgement promises over the fault that was made.
@@ -169,8 +192,28 @@ fn check_delivered(spool: &SpoolView, out: &Path, entry: &Entry, content: &[u8])
 /// Whether `bytes` begin with what is wanted; where they do not.
 fn corrupt(entry: &Entry, bytes: &[u8], wanted: &[u8]) -> Option<Loss> {
     let same = bytes.iter().zip(wanted).take_while(|(a, b)| a == b).count();
-    let loss = Loss::Corrupt(entry.number, entry.shape, same, wanted.len());
+    let loss = Loss::Corrupt {
+        number: entry.number,
+        shape: entry.shape,
+        at: same,
+        of: wanted.len(),
+        found: found_at(same, bytes, wanted),
+    };
     (same < wanted.len()).then_some(loss)
+}
+
+fn found_at(at: usize, bytes: &[u8], wanted: &[u8]) -> Found {
+    let Some(there) = bytes.get(at..).filter(|rest| !rest.is_empty()) else {
+        return Found::End;
+    };
+    let zeros = there.iter().take_while(|&&byte| byte == 0).count();
+    let end = at + zeros;
+    match wanted.get(end..) {
+        _ if zeros == 0 => Found::Bytes,
+        None | Some([]) => Found::Zeros,
+        Some(rest) if there[zeros..].starts_with(rest) => Found::ZerosUpTo(end),
+        Some(_) => Found::Bytes,
+    }
 }
 
 /// After everything has been resumed and delivered: whether each upload of the ledger lies in the

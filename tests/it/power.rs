@@ -128,7 +128,7 @@ fn would_be_found(kind: Kind, mistake: Mistake) {
         let losses = cut.make().losses;
         if let Some(first) = losses.first() {
             println!(
-                "| {} | {kind:?} | cut {} | {} losses, first {first:?} |",
+                "| {} | {kind:?} | cut {} | {} losses, first: {first:?} |",
                 mistake.name(),
                 seed + 1,
                 losses.len()
