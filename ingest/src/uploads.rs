@@ -95,6 +95,16 @@ impl Uploads {
     /// has arrived in this process.
     pub(crate) async fn look(&self, id: UploadId) -> Result<Found, IngestError> {
         self.writers.publish(id, PUBLISH_PATIENCE).await;
+        let found = self.peek(id).await?;
+        if found.record.synced() <= found.record.offset {
+            return Ok(found);
+        }
+        // A writer is about to show its offset, or has died before it did: then it is done here.
+        let spool = Arc::clone(&self.spool);
+        let settle = move || Receiving::open(&spool, id, UnixTime::now()).map(drop);
+        if let Err(error) = spawn_blocking(settle).await? {
+            tracing::warn!(upload_id = %id, %error, "cannot make sure of the offset");
+        }
         self.peek(id).await
     }
 

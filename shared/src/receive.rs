@@ -202,9 +202,13 @@ impl Receiving {
                     file,
                     record,
                 };
-                held.forget_what_was_not_shown()?;
+                held.show_what_is_synced()?;
                 held.forget_what_is_missing()?;
-                Ok(Open::Held(Box::new(held)))
+                if !held.record.is_received() {
+                    return Ok(Open::Held(Box::new(held)));
+                }
+                handover::recover_locked(spool, id, &held.lock, DataAt::Uploads, now)?;
+                Ok(Open::Missing)
             }
             Err(RecordError::Disk(error)) if !error.is_missing() => Err(error),
             _ => {
@@ -386,15 +390,18 @@ impl Receiving {
         }
     }
 
-    /// Whoever moved the watermark may have died before the new one was shown. What comes now is
-    /// written where the old one stands, so a power cut must not find the new one over it.
-    fn forget_what_was_not_shown(&mut self) -> Result<(), DiskError> {
-        let shown = self.record.offset;
-        if self.record.synced() <= shown {
+    /// Whoever moved the watermark may have died before the new one was shown, or what was shown
+    /// was in memory only, and the file system has been mounted anew since. The data below it is
+    /// synced; whether the record is, nobody knows.
+    fn show_what_is_synced(&mut self) -> Result<(), DiskError> {
+        let synced = self.record.synced();
+        if synced <= self.record.offset {
             return Ok(());
         }
-        self.change(|record| record.set_offset(shown, shown, BootId::this()))?;
-        self.file.sync()
+        // Written again, because a sync alone would answer 0 if the one before it had failed.
+        self.file.write_head(&self.record)?;
+        self.file.sync()?;
+        self.change(|record| record.set_offset(synced, synced, BootId::this()))
     }
 
     /// A power cut can take bytes that were not synced and leave the record that tells of them.

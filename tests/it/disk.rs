@@ -1,6 +1,9 @@
 //! A full disk, a dying disk, a disk that turns read-only: no answer is a lie, nothing that was
 //! answered is lost, and everything goes on once the disk is well again.
 
+mod full;
+mod steps;
+
 use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
@@ -311,6 +314,10 @@ fn a_disk_that_turns_read_only_is_told_and_goes_on_after_it_is_mounted_again() {
         .tus()
         .request("POST", "/files/", &[("Upload-Length", "5")], b"");
     assert!([500, 503, 507].contains(&create.status), "{create:#?}");
+    // What can be read is told: a client that heard 5xx here might begin anew.
+    upload.head().expect(200, [("Upload-Offset", "50000")]);
+    assert!([500, 503, 507].contains(&upload.delete().status));
+    upload.head().expect(200, [("Upload-Offset", "50000")]);
     ingest.process.kill();
 
     fs.mount_again();

@@ -1,4 +1,5 @@
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use super::*;
 
@@ -62,8 +63,12 @@ impl TestSpool {
 impl Drop for TestSpool {
     fn drop(&mut self) {
         for at in self.mounts.iter().rev() {
-            let unmounted = Command::new("umount").arg(at).status();
-            assert!(unmounted.unwrap().success(), "{at:?} is still mounted");
+            // Busy while a process that another test has just forked still has our descriptors.
+            let deadline = Instant::now() + Duration::from_secs(60);
+            while !Command::new("umount").arg(at).status().unwrap().success() {
+                assert!(Instant::now() < deadline, "{at:?} is still mounted");
+                std::thread::yield_now();
+            }
         }
     }
 }

@@ -1,0 +1,100 @@
+//! A full disk, seen by those who come after ingest: parts that are to be joined, consumers.
+
+use tests::hook::Hook;
+use tests::loop_fs::{self, Kind, LoopFs};
+use tests::needs;
+use tests::payload;
+use tests::pipeline::Pipeline;
+use tests::programs::scratch_dir;
+use tests::wait::{wait_for, wait_until};
+
+use super::{Ballast, KIB, MIB};
+
+#[test]
+fn parts_wait_for_space_to_be_joined_in() {
+    if !needs::met(&loop_fs::NEEDS) {
+        return;
+    }
+    let dir = tempfile::tempdir_in(scratch_dir()).unwrap();
+    let fs = LoopFs::make(Kind::Ext4, dir.path(), "fs", 24 * MIB);
+    let pipeline = Pipeline::with_spool(&fs.mount_point().join("spool"));
+    let ingest = pipeline.ingest(&["--min-free", "0"]);
+    let tus = ingest.tus();
+    let body = payload::bytes(1, 400 * KIB);
+    let (first, second) = body.split_at(200 * KIB);
+    let part = |bytes: &[u8]| {
+        let length = bytes.len().to_string();
+        let headers = [("Upload-Length", &*length), ("Upload-Concat", "partial")];
+        let upload = tus.created(tus.request("POST", tus.base_path(), &headers, b""));
+        upload.patch(0, bytes).expect(204, []);
+        upload
+    };
+    let (one, two) = (part(first), part(second));
+    let concat = format!("final;{} {}", one.path(), two.path());
+    let metadata = tests::client::encode(&[("filename", "joined")]);
+    let join = || {
+        let headers = [
+            ("Upload-Concat", concat.as_str()),
+            ("Upload-Metadata", metadata.as_str()),
+        ];
+        tus.request("POST", tus.base_path(), &headers, b"")
+    };
+
+    let path = fs.mount_point().join("ballast");
+    // Room for a record and a name, not for the bytes.
+    let ballast = Ballast::fill(&path, 64 * KIB);
+    let refused = join();
+    assert_eq!(refused.status, 507, "{refused:#?}");
+    one.head().expect(200, []);
+    two.head().expect(200, []);
+    drop(ballast);
+
+    let answer = wait_until("space", || Some(join()).filter(|a| a.status == 201));
+    let joined = tus.created(answer);
+    let length = body.len().to_string();
+    wait_for("the join", &Some(length), || {
+        joined.head().header("Upload-Offset").map(ToOwned::to_owned)
+    });
+    let completed = pipeline.spool().path("completed", joined.id());
+    assert!(std::fs::read(completed).unwrap() == body);
+}
+
+#[test]
+fn consumers_lose_nothing_on_a_full_disk_and_go_on_when_there_is_space() {
+    if !needs::met(&loop_fs::NEEDS) {
+        return;
+    }
+    let dir = tempfile::tempdir_in(scratch_dir()).unwrap();
+    let fs = LoopFs::make(Kind::Ext4, dir.path(), "fs", 24 * MIB);
+    let pipeline = Pipeline::with_spool(&fs.mount_point().join("spool"));
+    let ingest = pipeline.ingest(&["--min-free", "0"]);
+    let body = payload::bytes(2, 30_000);
+    let names = ["good", "rejected"];
+    for name in names {
+        let upload = ingest.tus().create_with(&body, &[("filename", name)]);
+        upload.head().expect(200, []);
+    }
+    let path = fs.mount_point().join("ballast");
+    let ballast = Ballast::fill(&path, 0);
+
+    // The second has to become a dead letter, whose reason needs space; every claim does, too.
+    let hook = Hook::new(
+        &pipeline,
+        "judge",
+        "case $UPLOAD_FILENAME in good) ;; *) exit 65 ;; esac",
+    );
+    let consumer = pipeline.consumer(&["--hook", &hook.command()]);
+    wait_until("the consumer to meet the full disk", || {
+        consumer.log().contains("No space left").then_some(())
+    });
+    for name in ["uploads", "failed", "receipts"] {
+        assert!(pipeline.spool().names(name).is_empty(), "{name}");
+    }
+    let waiting = pipeline.spool().listing();
+    drop(ballast);
+    wait_for("both to be settled", &(1, 1), || {
+        let failed = pipeline.spool().data_in("failed").len();
+        (failed, pipeline.spool().names("receipts").len())
+    });
+    assert!(pipeline.spool().is_idle(), "{waiting:?}");
+}
