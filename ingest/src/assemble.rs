@@ -15,7 +15,7 @@ use nix::fcntl::copy_file_range;
 use shared::durable::{self, DiskError, OnPath as _};
 use shared::ending::{self, End};
 use shared::id::UploadId;
-use shared::layout::{DataAt, RecordAt};
+use shared::layout::{DataAt, Dir, Entry, RecordAt};
 use shared::receive::{Open, Receiving};
 use shared::record::{self, Place, Record, RecordError};
 use shared::size::{Length, Offset};
@@ -23,6 +23,7 @@ use shared::spool::Spool;
 use shared::time::UnixTime;
 
 use crate::digests::{Digests, Finished};
+use crate::tus::refusal::Refusal;
 
 /// The watermark follows at the latest after so many bytes.
 const PUBLISH_BYTES: u64 = 1 << 30;
@@ -30,7 +31,7 @@ const PUBLISH_BYTES: u64 = 1 << 30;
 const BUFFER_BYTES: usize = 1 << 20;
 
 /// What came of assembling.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Assembly {
     /// It is handed over, or was before.
     Done,
@@ -39,7 +40,7 @@ pub(crate) enum Assembly {
     /// Somebody else is at it, or at one of its parts.
     Busy,
     /// A part is gone, or the whole is not what was declared: it has been ended.
-    Impossible,
+    Impossible(Refusal),
 }
 
 /// A part as it was found.
@@ -50,7 +51,9 @@ enum Part {
 }
 
 /// Writes into the records of the parts which final upload goes on from them, so that they are
-/// not removed meanwhile. A part that somebody holds is left for later.
+/// not removed meanwhile. A part that somebody holds is left for later, and so is one that bears
+/// the name of another final upload which still needs it: who comes second names it once the first
+/// is done.
 pub(crate) fn name_parts(
     spool: &Arc<Spool>,
     id: UploadId,
@@ -58,7 +61,7 @@ pub(crate) fn name_parts(
 ) -> Result<(), DiskError> {
     for part in parts {
         if let Open::Held(mut part) = Receiving::open(spool, *part, UnixTime::now())?
-            && part.record().joined_into != Some(id)
+            && !is_named(spool, part.record())
         {
             part.set_joined_into(id)?;
         }
@@ -66,13 +69,38 @@ pub(crate) fn name_parts(
     Ok(())
 }
 
-/// Whether a part must stay because a final upload is still being made of it.
-pub(crate) fn is_needed(spool: &Spool, part: &Record) -> bool {
+/// Whether the final upload whose name a part bears is still being made of it.
+fn is_named(spool: &Spool, part: &Record) -> bool {
     let Some(whole) = part.joined_into else {
         return false;
     };
     let whole = record::read(&spool.layout().record(whole, RecordAt::Uploads));
     whole.is_ok_and(|whole| whole.is_assembling())
+}
+
+/// Whether a part must stay because a final upload is still being made of it: the one that it
+/// names, or any other, of which the part may not bear the name yet. Those are looked for among
+/// all uploads, which is done only to remove a part.
+///
+/// # Errors
+/// As readdir(3).
+pub(crate) fn is_needed(spool: &Spool, id: UploadId, part: &Record) -> Result<bool, DiskError> {
+    if !part.is_partial() {
+        return Ok(false);
+    }
+    if is_named(spool, part) {
+        return Ok(true);
+    }
+    for entry in spool.entries(Dir::Uploads)? {
+        let Entry::Data(other, DataAt::Uploads) = entry? else {
+            continue;
+        };
+        let other = record::read(&spool.layout().record(other, RecordAt::Uploads));
+        if other.is_ok_and(|other| other.is_assembling() && other.rest.parts.contains(&id)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Brings a final upload as far as its parts allow. Blocks for as long as the copying takes.
@@ -89,13 +117,13 @@ pub(crate) fn assemble(
     let parts = whole.record().rest.parts.clone();
     name_parts(spool, id, &parts)?;
     let mut lengths = Vec::with_capacity(parts.len());
-    for part in &parts {
+    for (number, part) in (1..).zip(&parts) {
         match look(spool, *part)? {
             Part::Complete(length) => lengths.push(length.0),
             Part::Open => return Ok(Assembly::Waiting),
             Part::Gone => {
                 tracing::error!(upload_id = %id, %part, "a part is gone: the upload is ended");
-                return give_up(spool, whole);
+                return give_up(spool, whole, Refusal::NotAPart { number });
             }
         }
     }
@@ -110,7 +138,7 @@ pub(crate) fn assemble(
     }
     if !has_its_digest(digests, &mut whole, Offset(total.0))? {
         tracing::error!(upload_id = %id, "not what its client declared: the upload is ended");
-        return give_up(spool, whole);
+        return give_up(spool, whole, Refusal::DigestMismatch);
     }
     whole.hand_over(Offset(total.0), UnixTime::now())?;
     tracing::info!(upload_id = %id, parts = parts.len(), length = total.0, "assembled");
@@ -155,12 +183,12 @@ fn has_its_digest(
     Ok(true)
 }
 
-fn give_up(spool: &Spool, whole: Box<Receiving>) -> Result<Assembly, DiskError> {
+fn give_up(spool: &Spool, whole: Box<Receiving>, why: Refusal) -> Result<Assembly, DiskError> {
     let id = whole.id();
     drop(whole);
     match ending::end(spool, id, Place::Expired, UnixTime::now())? {
         End::Busy => Ok(Assembly::Busy),
-        End::Ended | End::Already(_) | End::Missing | End::Spared => Ok(Assembly::Impossible),
+        End::Ended | End::Already(_) | End::Missing | End::Spared => Ok(Assembly::Impossible(why)),
     }
 }
 
@@ -280,6 +308,10 @@ mod tests {
             std::fs::read(self.spool.layout().data(id, DataAt::Completed)).unwrap()
         }
 
+        fn needs(&self, part: UploadId) -> bool {
+            is_needed(&self.spool, part, &self.record(part)).unwrap()
+        }
+
         fn record(&self, id: UploadId) -> Record {
             record::read(&self.spool.layout().record(id, RecordAt::Uploads)).unwrap()
         }
@@ -304,7 +336,7 @@ mod tests {
             Assembly::Done
         );
         assert_eq!(fixture.record(a).joined_into, Some(whole));
-        assert!(!is_needed(&fixture.spool, &fixture.record(a)));
+        assert!(!fixture.needs(a));
     }
 
     #[test]
@@ -316,7 +348,7 @@ mod tests {
             assemble(&fixture.spool, &Digests::new(None), whole).unwrap(),
             Assembly::Waiting
         );
-        assert!(is_needed(&fixture.spool, &fixture.record(a)));
+        assert!(fixture.needs(a));
         let Open::Held(held) = Receiving::open(&fixture.spool, whole, UnixTime::now()).unwrap()
         else {
             panic!("still locked")
@@ -338,6 +370,28 @@ mod tests {
             Assembly::Done
         );
         assert_eq!(fixture.completed(whole), b"hello");
+    }
+
+    #[test]
+    fn a_part_that_two_final_uploads_share_is_needed_until_both_are_done() {
+        for first_is_done_first in [true, false] {
+            let fixture = Fixture::new();
+            let (shared, late) = (fixture.part(b"hello", 5), fixture.part(b"l", 2));
+            let (done, waiting) = (fixture.whole(&[shared]), fixture.whole(&[shared, late]));
+            let try_one = |id| assemble(&fixture.spool, &Digests::new(None), id).unwrap();
+            if first_is_done_first {
+                name_parts(&fixture.spool, done, &[shared]).unwrap();
+            }
+            assert_eq!(try_one(waiting), Assembly::Waiting);
+            assert_eq!(try_one(done), Assembly::Done);
+            // Before the one that waits has looked again, and after.
+            assert!(fixture.needs(shared));
+            assert_eq!(try_one(waiting), Assembly::Waiting);
+            assert_eq!(fixture.record(shared).joined_into, Some(waiting));
+            assert!(fixture.needs(shared) && fixture.needs(late));
+            ending::end(&fixture.spool, waiting, Place::Expired, UnixTime::now()).unwrap();
+            assert!(!fixture.needs(shared) && !fixture.needs(late));
+        }
     }
 
     #[test]
@@ -367,7 +421,7 @@ mod tests {
         let whole = fixture.whole(&[a, UploadId::generate()]);
         assert_eq!(
             assemble(&fixture.spool, &Digests::new(None), whole).unwrap(),
-            Assembly::Impossible
+            Assembly::Impossible(Refusal::NotAPart { number: 2 })
         );
         let receipt = fixture.spool.layout().record(whole, RecordAt::Receipts);
         assert_eq!(record::read(&receipt).unwrap().place, Place::Expired);

@@ -114,8 +114,23 @@ impl Uploads {
             return Ok(found);
         }
         sleep(lookup::SECOND_LOOK_AFTER).await;
-        let found = lookup::find_once(&self.spool, id)?;
-        found.ok_or_else(|| Refusal::NotFound.into())
+        match lookup::find_once(&self.spool, id)? {
+            Some(found) => Ok(found),
+            // Torn, or of a later version: what cannot be read now is not gone, and whoever heard
+            // so would begin again from byte 0.
+            None if self.has_record(id)? => Err(Refusal::Locked.into()),
+            None => Err(Refusal::NotFound.into()),
+        }
+    }
+
+    /// Whether there is a record, whatever is in it.
+    fn has_record(&self, id: UploadId) -> Result<bool, DiskError> {
+        for at in RecordAt::ALL {
+            if durable::stat(&self.spool.layout().record(id, at))?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// The same; an upload that has all its bytes is handed over first, so that what is told of it
@@ -123,7 +138,7 @@ impl Uploads {
     pub(crate) async fn look_whole(&self, id: UploadId) -> Result<Found, IngestError> {
         let found = self.look(id).await?;
         if found.record.is_assembling() {
-            self.assembler.add(id);
+            self.assembler.add(id, &found.record.rest.parts);
         }
         let may_be_left = matches!(found.at, RecordAt::Uploads | RecordAt::Completed);
         if !may_be_left || !found.record.is_received() || !self.is_in_uploads(id)? {
@@ -177,14 +192,15 @@ impl Uploads {
     /// Makes sure that the parts of a final upload stay, and has it assembled.
     pub(crate) async fn join(&self, id: UploadId, parts: Vec<UploadId>) -> Result<(), IngestError> {
         let spool = Arc::clone(&self.spool);
-        spawn_blocking(move || name_parts(&spool, id, &parts)).await??;
-        self.assembler.add(id);
+        let parts =
+            spawn_blocking(move || name_parts(&spool, id, &parts).map(|()| parts)).await??;
+        self.assembler.add(id, &parts);
         Ok(())
     }
 
     /// Has final uploads looked at that may have waited for this part.
-    pub(crate) fn part_completed(&self) {
-        self.assembler.part_completed();
+    pub(crate) fn part_completed(&self, id: UploadId, part: &Record) {
+        self.assembler.part_completed(id, part.joined_into);
     }
 
     /// Sets space aside for an upload whose length has just become known.
@@ -221,6 +237,13 @@ impl Uploads {
             seat,
             is_new: true,
         })
+    }
+
+    /// Takes back what was promised to an upload whose creation failed, if nothing is left of it.
+    pub(crate) fn creation_failed(&self, id: UploadId) {
+        if matches!(lookup::find_once(&self.spool, id), Ok(None)) {
+            self.space.promise(id, 0);
+        }
     }
 
     /// Makes a new upload durable before anything is written to it.
@@ -280,10 +303,13 @@ impl Uploads {
         self.space.promise(id, 0);
         let spool = Arc::clone(&self.spool);
         let end = move || {
-            let free = |record: &Record| !is_needed(&spool, record);
+            let free = |record: &Record| is_needed(&spool, id, record).is_ok_and(|needed| !needed);
             ending::end_if(&spool, id, Place::Terminated, UnixTime::now(), free)
         };
-        let end = spawn_blocking(end).await??;
+        let end = match spawn_blocking(end).await?? {
+            End::Missing if self.has_record(id)? => End::Busy,
+            end => end,
+        };
         if end == End::Ended {
             let ended = lookup::find_once(&self.spool, id)?;
             let record = ended.map_or_else(|| Record::new(None, UnixTime::now()), |f| f.record);
@@ -313,7 +339,9 @@ impl Uploads {
                 continue;
             };
             match record::read(&self.spool.layout().record(id, RecordAt::Uploads)) {
-                Ok(record) if record.is_assembling() => self.assembler.add(id),
+                Ok(record) if record.is_assembling() => {
+                    self.assembler.add(id, &record.rest.parts);
+                }
                 Ok(record) if !record.is_received() => {
                     let remaining = record
                         .length

@@ -102,7 +102,11 @@ pub(super) async fn carry_out(
         };
         fill(ingest, request, held, &plan).await
     };
-    let reached = filled.instrument(span).await?;
+    let filled = filled.instrument(span).await;
+    if filled.is_err() {
+        ingest.uploads.creation_failed(id);
+    }
+    let reached = filled?;
     if is_final {
         ingest.uploads.join(id, plan.parts).await?;
     }

@@ -99,7 +99,7 @@ async fn receive_held(
     };
     ingest.uploads.commit(append, whole).await?;
     if complete && kind == Kind::Partial {
-        ingest.uploads.part_completed();
+        ingest.uploads.part_completed(id, record);
     }
     if whole.is_some() {
         metrics.upload(UploadEvent::Completed);
@@ -188,6 +188,7 @@ pub(super) async fn check(
     if needed.is_empty() {
         return Ok((append, Ok(())));
     }
+    let (id, about) = (append.id(), record.clone());
     let judge = move || {
         let finished = Finished::of(&append, running, &needed)?;
         let verdict = finished.check(&record);
@@ -199,7 +200,11 @@ pub(super) async fn check(
         }
         Ok::<_, IngestError>((append, verdict))
     };
-    spawn_blocking(judge).await?
+    let (append, verdict) = spawn_blocking(judge).await??;
+    if let Err(refusal) = &verdict {
+        ingest.uploads.failed(id, &about, refusal);
+    }
+    Ok((append, verdict))
 }
 
 /// The answer to a body that did not come to its end.
