@@ -33,8 +33,10 @@ const BUFFER_BYTES: usize = 1 << 20;
 /// What came of assembling.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Assembly {
-    /// It is handed over, or was before.
+    /// It is handed over.
     Done,
+    /// It was handed over, or has ended, before.
+    Over,
     /// A part is not complete yet.
     Waiting,
     /// Somebody else is at it, or at one of its parts.
@@ -111,7 +113,7 @@ pub(crate) fn assemble(
 ) -> Result<Assembly, DiskError> {
     let mut whole = match Receiving::open(spool, id, UnixTime::now())? {
         Open::Held(whole) if whole.record().is_final() => whole,
-        Open::Held(_) | Open::Missing => return Ok(Assembly::Done),
+        Open::Held(_) | Open::Missing => return Ok(Assembly::Over),
         Open::Busy => return Ok(Assembly::Busy),
     };
     let parts = whole.record().rest.parts.clone();
@@ -333,7 +335,7 @@ mod tests {
         assert_eq!(fixture.completed(whole), b"hello worldhello ");
         assert_eq!(
             assemble(&fixture.spool, &Digests::new(None), whole).unwrap(),
-            Assembly::Done
+            Assembly::Over
         );
         assert_eq!(fixture.record(a).joined_into, Some(whole));
         assert!(!fixture.needs(a));

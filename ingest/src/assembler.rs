@@ -108,7 +108,7 @@ impl Assembler {
                     tracing::error!(upload_id = %id, %error, "cannot assemble; tried again later");
                     this.waiting().put_off(id, Instant::now());
                 }
-                Err(_) => this.forget(id),
+                Ok(Ok(Assembly::Over)) | Err(_) => this.forget(id),
             }
         })
     }

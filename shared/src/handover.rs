@@ -122,11 +122,7 @@ pub fn publish(
     let layout = spool.layout();
     let durably = spool.durability().syncs_finish();
     if announce {
-        let marker = layout.event(id);
-        match spool.create_file(&marker) {
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-            result => drop(result?),
-        }
+        leave_marker(spool, id, record_path)?;
         if durably {
             spool.sync_dir(Dir::Outbox)?;
         }
@@ -141,6 +137,29 @@ pub fn publish(
         spool.sync_dir(Dir::Completed)?;
     }
     Ok(())
+}
+
+/// Leaves the marker of an event that is owed about an upload. On a full disk, where there may be no
+/// inode for a file of its own, it is a second name of the record, of which nobody reads more than
+/// the name; and if there is no room for that either, the upload goes on without: what is received
+/// matters more than that somebody hears of it. Whoever hands it over tells it from memory then.
+///
+/// # Errors
+/// As open(2) and link(2), but for a full disk.
+pub fn leave_marker(spool: &Spool, id: UploadId, record_path: &Path) -> Result<(), DiskError> {
+    let marker = spool.layout().event(id);
+    let left = match spool.create_file(&marker) {
+        Err(error) if error.is_full() => durable::link(record_path, &marker),
+        created => created.map(drop),
+    };
+    match left {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) if error.is_full() => {
+            tracing::warn!(upload_id = %id, %error, "no room to note that an event is owed");
+            Ok(())
+        }
+        left => left,
+    }
 }
 
 /// Fills in what a record says once its upload is received in full.
@@ -395,7 +414,7 @@ fn finish_record(
         file.sync()?;
     }
     if record.rest.announce {
-        drop(spool.create_file(&spool.layout().event(id)));
+        leave_marker(spool, id, file.path())?;
     }
     Ok(true)
 }

@@ -26,7 +26,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
 use self::event::{Detail, Event, Kind};
-use self::outbox::Outbox;
+use self::outbox::{Marker, Outbox};
 use self::teller::{Teller, Told};
 
 /// Listeners called at a time, for events that are not owed.
@@ -89,6 +89,9 @@ impl Events {
     /// Begins to tell, on the runtime that this is called in: what is owed from before, and what
     /// is raised from now on.
     pub(crate) fn start(self: &Arc<Self>) {
+        if !self.announces() {
+            self.outbox.start_forgetting(&Handle::current());
+        }
         if !Kind::ALL.into_iter().any(|kind| self.teller.wants(kind)) {
             return;
         }
@@ -97,7 +100,7 @@ impl Events {
             tokio::spawn(serve(Arc::clone(&self.teller), receiver));
             sender
         });
-        if self.lanes.set(lanes.collect()).is_ok() {
+        if self.lanes.set(lanes.collect()).is_ok() && self.announces() {
             self.outbox.start(Handle::current());
         }
     }
@@ -126,7 +129,8 @@ impl Events {
             return;
         }
         if kind == Kind::Completed && record.rest.announce {
-            self.outbox.owe(upload, self.reached(upload));
+            let reached = self.reached(upload);
+            self.outbox.owe(upload, reached, Marker::MayBeMissing);
             return;
         }
         let event = Event::new(kind, upload, record, detail, UnixTime::now());
@@ -163,9 +167,9 @@ impl Events {
         self.raise(Kind::Progress, upload, record, Detail::Progress(bytes));
     }
 
-    /// A hand-over was finished that somebody else had begun.
+    /// A hand-over was finished here, or an upload ended, that somebody else had begun.
     pub(crate) fn owe(&self, upload: UploadId) {
-        self.outbox.owe(upload, None);
+        self.outbox.owe(upload, None, Marker::MayBeMissing);
     }
 
     /// Waits until everything raised so far has been told or given up, at most for `patience`.

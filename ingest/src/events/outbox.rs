@@ -34,6 +34,9 @@ const JOBS: usize = 8;
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
 /// Looks at a hand-over that is not finished before it is left to a later walk.
 const EARLY_MAX: u32 = 4;
+/// Where nobody listens: how long markers are kept for other processes, and how often to look.
+const FORGET_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
+const FORGET_EVERY: Duration = Duration::from_secs(3600);
 const SETTLED_POLL: Duration = Duration::from_millis(20);
 
 /// What is owed, as far as this process knows.
@@ -44,6 +47,19 @@ pub(crate) struct Outbox {
     jobs: Semaphore,
     runtime: OnceLock<Handle>,
 }
+
+/// Whether an event that is owed has left its marker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Marker {
+    /// If it is not there any more, somebody else has told.
+    IsThere,
+    /// This process made what is to be told. On a full disk there may have been no room to note it:
+    /// then it is told from memory.
+    MayBeMissing,
+}
+
+/// A marker, and the upload that it speaks of.
+type Taken = (Option<DataLock>, Option<Found>);
 
 /// What came of seeing to one marker.
 enum Seen {
@@ -81,10 +97,49 @@ impl Outbox {
         });
     }
 
+    /// Where nobody listens: forgets what is owed once it is old. Not at once, because other
+    /// processes on this spool may have listeners.
+    pub(super) fn start_forgetting(self: &Arc<Self>, runtime: &Handle) {
+        let outbox = Arc::downgrade(self);
+        runtime.spawn(async move {
+            while let Some(outbox) = Weak::upgrade(&outbox) {
+                let walk = spawn_blocking(move || outbox.forget(UnixTime::now()));
+                match walk.await {
+                    Ok(Ok(0)) | Err(_) => {}
+                    Ok(Ok(events)) => {
+                        tracing::warn!(events, "forgot what was owed: nobody listens any more");
+                    }
+                    Ok(Err(error)) => tracing::warn!(%error, "cannot look through the outbox"),
+                }
+                sleep(FORGET_EVERY).await;
+            }
+        });
+    }
+
+    /// Removes markers that are older than [`FORGET_AFTER`]; how many.
+    fn forget(&self, now: UnixTime) -> Result<u64, DiskError> {
+        let mut forgotten = 0;
+        for entry in self.spool.entries(Dir::Outbox)? {
+            let Entry::Event(upload) = entry? else {
+                continue;
+            };
+            let marker = self.spool.layout().event(upload);
+            let TryLock::Held(lock) = DataLock::try_lock(&marker)? else {
+                continue;
+            };
+            let made = lock.file().metadata().and_then(|found| found.modified());
+            let is_old = made.is_ok_and(|made| FORGET_AFTER < now.since(made.into()));
+            if is_old && durable::unlink(&marker)? {
+                forgotten += 1;
+            }
+        }
+        Ok(forgotten)
+    }
+
     fn walk(self: &Arc<Self>) -> Result<(), DiskError> {
         for entry in self.spool.entries(Dir::Outbox)? {
             if let Entry::Event(upload) = entry?
-                && !self.owe(upload, None)
+                && !self.owe(upload, None, Marker::IsThere)
             {
                 return Ok(());
             }
@@ -97,6 +152,7 @@ impl Outbox {
         self: &Arc<Self>,
         upload: UploadId,
         after: Option<oneshot::Receiver<()>>,
+        marker: Marker,
     ) -> bool {
         let Some(runtime) = self.runtime.get() else {
             return false;
@@ -115,7 +171,7 @@ impl Outbox {
             if let Some(after) = after {
                 timeout(outbox.teller.timeout, after).await.ok();
             }
-            outbox.see_to(upload).await;
+            outbox.see_to(upload, marker).await;
             outbox.owed().remove(&upload);
         });
         true
@@ -129,11 +185,11 @@ impl Outbox {
         }
     }
 
-    async fn see_to(self: &Arc<Self>, upload: UploadId) {
+    async fn see_to(self: &Arc<Self>, upload: UploadId, mut marker: Marker) {
         let (mut delay, most) = BACKOFF;
         let (mut half_told, mut early) = (None, 0);
         loop {
-            match self.try_to_tell(upload, half_told).await {
+            match self.try_to_tell(upload, half_told, &mut marker).await {
                 Ok(Seen::Settled) => return,
                 Ok(Seen::TooEarly) if early == EARLY_MAX => return,
                 Ok(Seen::TooEarly) => early += 1,
@@ -152,15 +208,20 @@ impl Outbox {
         self: &Arc<Self>,
         upload: UploadId,
         half_told: Option<(Kind, Told)>,
+        expected: &mut Marker,
     ) -> Result<Seen, DiskError> {
         let Ok(_job) = self.jobs.acquire().await else {
             return Ok(Seen::Settled);
         };
-        let outbox = Arc::clone(self);
-        let taken = spawn_blocking(move || outbox.take(upload)).await;
+        let (outbox, mark) = (Arc::clone(self), *expected);
+        let taken = spawn_blocking(move || outbox.take(upload, mark)).await;
         let Some((marker, found)) = taken.unwrap_or(Ok(None))? else {
             return Ok(Seen::Settled);
         };
+        if marker.is_some() {
+            // Should it be gone later, somebody else has told.
+            *expected = Marker::IsThere;
+        }
         let kinds = match found.as_ref().map(owed_kinds) {
             None => Vec::new(),
             Some(None) => return Ok(Seen::TooEarly),
@@ -187,9 +248,14 @@ impl Outbox {
     }
 
     /// Locks a marker and looks its upload up. `None` if another process has it, or has told.
-    fn take(&self, upload: UploadId) -> Result<Option<(DataLock, Option<Found>)>, DiskError> {
+    fn take(&self, upload: UploadId, expected: Marker) -> Result<Option<Taken>, DiskError> {
         match DataLock::try_lock(&self.spool.layout().event(upload))? {
-            TryLock::Held(marker) => Ok(Some((marker, lookup::find(&self.spool, upload)?))),
+            TryLock::Held(marker) => Ok(Some((Some(marker), lookup::find(&self.spool, upload)?))),
+            TryLock::Missing if expected == Marker::MayBeMissing => {
+                let found = lookup::find(&self.spool, upload)?;
+                let found = found.filter(|found| found.record.rest.announce);
+                Ok(found.map(|found| (None, Some(found))))
+            }
             TryLock::Busy | TryLock::Missing => Ok(None),
         }
     }
@@ -271,6 +337,28 @@ mod tests {
             [(second, nobody)]
         );
         assert_eq!(left_to_tell(&[], Some((first, one))), []);
+    }
+
+    #[test]
+    fn where_nobody_listens_only_old_markers_are_forgotten() {
+        use shared::spool::Options;
+        let dir = tempfile::tempdir().unwrap();
+        let spool = Arc::new(Spool::open(&dir.path().join("s"), Options::default()).unwrap());
+        let teller = Teller {
+            command: None,
+            endpoint: None,
+            kinds: Vec::new(),
+            timeout: Duration::from_secs(1),
+        };
+        let outbox = Outbox::new(Arc::clone(&spool), Arc::new(teller));
+        let marker = spool.layout().event(UploadId::generate());
+        let file = spool.create_file(&marker).unwrap();
+        let now = std::time::SystemTime::now();
+        for (age, forgotten) in [(FORGET_AFTER / 2, 0), (FORGET_AFTER * 2, 1)] {
+            file.set_modified(now - age).unwrap();
+            assert_eq!(outbox.forget(now.into()).unwrap(), forgotten, "{age:?}");
+            assert_eq!(durable::stat(&marker).unwrap().is_none(), forgotten == 1);
+        }
     }
 
     #[test]

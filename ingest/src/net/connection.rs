@@ -230,7 +230,8 @@ async fn answer<R: Routes>(
     let _counted = Counted(&link.phase);
     let (mut parts, body) = request.into_parts();
     let is_http1 = parts.version <= Version::HTTP_11;
-    let exchange = Exchange::new(link.peer, &parts, body, link.socket.clone());
+    let (socket, phase) = (link.socket.clone(), Arc::clone(&link.phase));
+    let exchange = Exchange::new(link.peer, &parts, body, socket, phase);
     let expects_continue = parts.headers.contains_key(http::header::EXPECT);
     parts.extensions.insert(exchange.clone());
     let Ok(mut response) = routes.call(Request::from_parts(parts, Empty::new())).await;

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -15,6 +16,8 @@ use http_body::{Body as _, Frame};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tokio::net::TcpStream;
+
+use super::wire::Phase;
 
 /// A request's way to its connection. Cheap to clone, as warp demands of an extension.
 #[derive(Clone)]
@@ -29,6 +32,8 @@ pub(crate) struct Exchange {
     body: Arc<Mutex<Unread>>,
     /// The socket beneath an HTTP/1 connection: hyper cannot send interim answers.
     socket: Option<Arc<TcpStream>>,
+    /// The state of the connection.
+    phase: Arc<Phase>,
 }
 
 /// The state of a body that no handler holds at the moment.
@@ -46,6 +51,7 @@ impl Exchange {
         head: &Parts,
         body: Incoming,
         socket: Option<Arc<TcpStream>>,
+        phase: Arc<Phase>,
     ) -> Self {
         let body = (!body.is_end_stream()).then_some(body);
         Self {
@@ -57,6 +63,7 @@ impl Exchange {
                 polled: false,
             })),
             socket,
+            phase,
         }
     }
 
@@ -80,16 +87,19 @@ impl Exchange {
         std::mem::take(&mut *self.unread())
     }
 
-    /// Writes an interim answer past hyper. Right only before the body is first polled, on HTTP/1,
-    /// and while no earlier answer is pending (hyper's write buffer is empty then).
+    /// Writes an interim answer past hyper. Right only before the body is first polled, on HTTP/1.
     ///
     /// # Errors
-    /// When the socket's buffer does not take it at once: then it is left out, never cut short
-    /// (a peer that has not read its previous answers gets no interim one).
+    /// While an earlier answer waits to be sent (a client may send several requests and read none
+    /// of the answers): past it, this one would stand in its middle. When the socket's buffer does
+    /// not take it at once: then it is left out, never cut short.
     pub(crate) fn write_interim(&self, head: &[u8]) -> io::Result<()> {
         let Some(socket) = &self.socket else {
             return Err(io::ErrorKind::Unsupported.into());
         };
+        if self.phase.unsent.load(Ordering::Relaxed) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
         match socket.try_write(head)? {
             n if n == head.len() => Ok(()),
             // A part of a head on the wire would be read as part of the final one.

@@ -39,6 +39,8 @@ pub(crate) struct Phase {
     pub(crate) ended: AtomicU64,
     /// The client still sends a body that nobody will read.
     pub(crate) body_left: AtomicBool,
+    /// An answer, or a part of one, waits until the client has read what was sent before.
+    pub(crate) unsent: AtomicBool,
 }
 
 impl Phase {
@@ -205,11 +207,18 @@ impl AsyncWrite for Wire {
         cx: &mut Context<'_>,
         data: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        // Whatever is not written now is kept by who calls, and written with the next call.
+        self.phase.unsent.store(true, Ordering::Relaxed);
         loop {
             ready!(self.socket.poll_write_ready(cx))?;
             match self.socket.try_write_vectored(data) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                result => return Poll::Ready(result),
+                result => {
+                    let all: usize = data.iter().map(|piece| piece.len()).sum();
+                    let is_rest = result.as_ref().is_ok_and(|&written| written < all);
+                    self.phase.unsent.store(is_rest, Ordering::Relaxed);
+                    return Poll::Ready(result);
+                }
             }
         }
     }
