@@ -1,13 +1,13 @@
-// usage: node tus-js-client.cjs ENDPOINT FILE FILENAME
+// usage: node tus-js-client.cjs ENDPOINT FILE FILENAME [OPTIONS]
 //
-// Uploads FILE as one PATCH that is taken up again after every failure, and prints the upload's
-// URL and how often it had to try again.
+// Uploads FILE, taking it up again after every failure, and prints the upload's URL and how often
+// it had to try again. Without OPTIONS, the client's own in JSON, it is sent in one PATCH.
 'use strict'
 
 const fs = require('node:fs')
 const tus = require('tus-js-client')
 
-const [endpoint, file, filename] = process.argv.slice(2)
+const [endpoint, file, filename, options] = process.argv.slice(2)
 let retries = 0
 
 const upload = new tus.Upload(fs.createReadStream(file), {
@@ -15,6 +15,7 @@ const upload = new tus.Upload(fs.createReadStream(file), {
   chunkSize: Infinity,
   retryDelays: new Array(1000).fill(50),
   metadata: { filename },
+  ...JSON.parse(options ?? '{}'),
   // The default refuses to go on when it is told of a 4xx other than 409 and 423; so does this.
   onShouldRetry(error) {
     retries += 1

@@ -45,6 +45,20 @@ impl RealClient {
     }
 }
 
+/// As [`RealClient::upload`] with tus-js-client, and with options of its own, in JSON.
+#[must_use]
+pub fn tus_js_client(
+    address: SocketAddr,
+    base_path: &str,
+    file: &Path,
+    filename: &str,
+    options: &serde_json::Value,
+) -> Command {
+    let mut command = RealClient::TusJsClient.upload(address, base_path, file, filename);
+    command.arg(options.to_string());
+    command
+}
+
 /// A tussi server on the directories of a spool; writes `host:port` into `ready` once it listens.
 #[must_use]
 pub fn tussi_server(spool: &Path, ready: &Path) -> Command {
@@ -69,8 +83,13 @@ pub fn missing() -> Option<String> {
     let Ok(stamp) = stamp else {
         return Some(format!("the real tus clients are not installed: {install}"));
     };
-    let wanted = ["package-lock.json", "requirements.txt"]
-        .map(|name| std::fs::read_to_string(drivers_dir().join(name)).unwrap_or_default());
+    // As scripts/install-test-tools writes it.
+    let wanted = [
+        "package-lock.json",
+        "requirements.txt",
+        "tus_node_server.mjs",
+    ]
+    .map(|name| std::fs::read_to_string(drivers_dir().join(name)).unwrap_or_default());
     (stamp != wanted.concat())
         .then(|| format!("the real tus clients are of other versions: {install}"))
 }

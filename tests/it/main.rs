@@ -31,5 +31,6 @@ mod proxies;
 mod resume;
 mod shutdown;
 mod systemd;
+mod traps;
 mod tussi;
 mod tussi_table;
