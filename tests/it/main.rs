@@ -11,6 +11,7 @@
 mod bad_input;
 mod bad_requests;
 mod clients;
+mod compose;
 mod concurrency;
 mod conformance;
 mod crash;
@@ -28,6 +29,7 @@ mod model;
 mod orders;
 mod power;
 mod proxies;
+mod readme;
 mod resume;
 mod shutdown;
 mod systemd;
