@@ -92,14 +92,17 @@ impl<T: Copy> Backlog<T> {
         self.misses = 0;
     }
 
-    /// The last one was gone or busy: the walk goes on elsewhere, or ends.
-    pub fn miss(&mut self, chance: f64) {
+    /// The last one was gone or busy: the walk goes on elsewhere, or ends. True if it ends before
+    /// all were given out, so that what is left has to be found by another scan.
+    pub fn miss(&mut self, chance: f64) -> bool {
         self.misses += 1;
-        if MISSES_MAX <= self.misses {
-            self.clear();
-        } else {
+        if self.misses < MISSES_MAX {
             self.jump(chance);
+            return false;
         }
+        let gives_up = self.left != 0;
+        self.clear();
+        gives_up
     }
 
     /// How many are left to try.

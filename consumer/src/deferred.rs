@@ -88,9 +88,9 @@ impl Deferred {
         self.due.hit();
     }
 
-    /// The last one was gone or busy.
-    pub fn miss(&mut self, chance: f64) {
-        self.due.miss(chance);
+    /// The last one was gone or busy. True if others that are due are no longer known.
+    pub fn miss(&mut self, chance: f64) -> bool {
+        self.due.miss(chance)
     }
 
     /// Whether something that is due is left to try.

@@ -98,6 +98,10 @@ pub struct Picker {
     turn: Turn,
     fresh: Backlog<UploadId>,
     fresh_stale: bool,
+    /// When `completed/` may be listed again, on the steady clock.
+    fresh_from: Duration,
+    /// How long that was put off after listings of which others had claimed everything.
+    put_off: Duration,
     heard: VecDeque<UploadId>,
     busy: BinaryHeap<Reverse<(Duration, UploadId, Duration)>>,
     deferred: Deferred,
@@ -118,6 +122,8 @@ impl Picker {
             turn: Turn::Fresh,
             fresh: Backlog::default(),
             fresh_stale: true,
+            fresh_from: now,
+            put_off: Duration::ZERO,
             heard: VecDeque::new(),
             busy: BinaryHeap::new(),
             deferred: Deferred::default(),
@@ -164,7 +170,11 @@ impl Picker {
         if let Some(id) = self.heard.pop_front() {
             return candidate(id, How::Heard);
         }
-        std::mem::take(&mut self.fresh_stale).then_some(Pick::ListFresh)
+        if !self.fresh_stale || now.steady < self.fresh_from {
+            return None;
+        }
+        self.fresh_stale = false;
+        Some(Pick::ListFresh)
     }
 
     fn pick_deferred(&mut self, now: Now) -> Option<Pick> {
@@ -183,13 +193,14 @@ impl Picker {
 
     fn wait(&self, now: Now) -> Duration {
         let busy = self.busy.peek().map(|Reverse((at, ..))| *at);
+        let fresh = self.fresh_stale.then_some(self.fresh_from);
         let listing = self.deferred_stale.then_some(self.deferred_from);
         let due = self.deferred.look_at().map(|unix| {
             let wait = Duration::from_secs(unix.saturating_sub(now.unix));
             // The wall clock may jump; a second's delay costs nothing, a whirl costs a core.
             (now.steady + wait).max(now.steady + Duration::from_millis(100))
         });
-        [busy, listing, due]
+        [busy, fresh, listing, due]
             .into_iter()
             .flatten()
             .fold(self.next_poll, Duration::min)
@@ -252,7 +263,10 @@ impl Picker {
     /// The candidate could be claimed.
     pub fn claimed(&mut self, candidate: Candidate) {
         match (candidate.how, candidate.turn()) {
-            (How::Walk, Turn::Fresh) => self.fresh.hit(),
+            (How::Walk, Turn::Fresh) => {
+                self.fresh.hit();
+                self.put_off = Duration::ZERO;
+            }
             (How::Walk, Turn::Deferred) => self.deferred.hit(),
             (How::Heard | How::Busy(_), _) => {}
         }
@@ -260,18 +274,15 @@ impl Picker {
 
     /// The candidate could not be claimed.
     pub fn missed(&mut self, candidate: Candidate, miss: Miss, now: Duration, chance: f64) {
-        if candidate.how == How::Walk {
-            let was_empty = match candidate.turn() {
-                Turn::Fresh => self.fresh.is_empty(),
-                Turn::Deferred => false,
-            };
-            match candidate.turn() {
-                Turn::Fresh => self.fresh.miss(chance),
-                Turn::Deferred => self.deferred.miss(chance),
+        match (candidate.how, candidate.turn()) {
+            (How::Walk, Turn::Fresh) if self.fresh.miss(chance) => {
+                self.fresh_stale = true;
+                // Whoever holds what we found busy needs the processor and the directory to go on.
+                self.fresh_from = now + self.put_off.mul_f64(0.5 + chance / 2.0);
+                self.put_off = (self.put_off * 2).clamp(BUSY_FIRST, BUSY_LAST);
             }
-            // The snapshot was given up: what it still held has to be found again.
-            self.fresh_stale |=
-                candidate.turn() == Turn::Fresh && !was_empty && self.fresh.is_empty();
+            (How::Walk, Turn::Deferred) => self.deferred_stale |= self.deferred.miss(chance),
+            (How::Walk | How::Heard | How::Busy(_), _) => {}
         }
         let wait = match candidate.how {
             How::Busy(last) => last * 2,
@@ -457,6 +468,48 @@ mod tests {
         }
         assert_eq!(picker.fresh_left(), 0);
         assert_eq!(picker.pick(at(0), 0.5), Pick::ListFresh);
+    }
+
+    #[test]
+    fn listings_of_which_others_take_everything_are_made_ever_more_rarely() {
+        let mut picker = picker();
+        let fresh = ids(100);
+        let (mut now, mut waits) = (at(0), Vec::new());
+        while waits.len() < 11 {
+            match picker.pick(now, 0.5) {
+                Pick::ListFresh => picker.listed_fresh(fresh.iter().copied(), 0.0),
+                Pick::ListDeferred => picker.listed_deferred([], now, 0.0),
+                Pick::Try(candidate) => picker.missed(candidate, Miss::Gone, now.steady, 1.0),
+                Pick::Wait(until) => {
+                    waits.push((until - now.steady).as_millis());
+                    now.steady = until;
+                }
+            }
+        }
+        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 64, 128, 256, 256, 256]);
+        let candidate = tried(settle(&mut picker, &fresh, &[], now));
+        picker.claimed(candidate);
+        for _ in 0..16 {
+            let candidate = tried(settle(&mut picker, &fresh, &[], now));
+            picker.missed(candidate, Miss::Gone, now.steady, 1.0);
+        }
+        assert_eq!(
+            picker.pick(now, 0.5),
+            Pick::ListFresh,
+            "one hit, and at once"
+        );
+    }
+
+    #[test]
+    fn due_ones_of_a_listing_that_was_given_up_are_found_again() {
+        let mut picker = picker();
+        let deferred: Vec<_> = ids(100).into_iter().map(|id| (1, id)).collect();
+        for _ in 0..16 {
+            let candidate = tried(settle(&mut picker, &[], &deferred, at(0)));
+            picker.missed(candidate, Miss::Gone, Duration::ZERO, 0.3);
+        }
+        assert_eq!(picker.pick(at(0), 0.5), Pick::Wait(Duration::from_secs(1)));
+        assert_eq!(picker.pick(at(1000), 0.5), Pick::ListDeferred);
     }
 
     #[test]
