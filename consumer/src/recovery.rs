@@ -80,6 +80,7 @@ impl Recovery {
             }
         }
         self.reported.retain(|claim| seen.contains(claim));
+        tracing::debug!(claims = seen.len(), "looked after claims");
         Ok(requeued)
     }
 

@@ -235,3 +235,48 @@ fn a_command_may_move_the_data_away_if_it_succeeds_and_else_leaves_a_dead_letter
         assert_eq!(bench.read("out/taken"), "hello", "{ending}");
     }
 }
+
+/// The claim's state, as long as there is one.
+fn state_file(bench: &Bench) -> Option<std::path::PathBuf> {
+    let left = bench.left();
+    let state = left.iter().find(|name| name.ends_with(".state"))?;
+    Some(bench.path("spool").join(state))
+}
+
+#[test]
+fn a_claim_shows_again_and_again_that_it_lives() {
+    let bench = Bench::new();
+    bench.upload();
+    let hook = "sh -c 'until [ -e $D/go-on ]; do sleep 0.05; done'";
+    let args = ["--once", "--lease", "1s", "--hook", hook];
+    let mut consumer = bench.consumer(&args).spawn().unwrap();
+    let mut beats = std::collections::BTreeSet::new();
+    until("five beats", || {
+        let metadata = state_file(&bench).and_then(|path| std::fs::metadata(path).ok());
+        beats.extend(metadata.map(|metadata| metadata.modified().unwrap()));
+        5 <= beats.len()
+    });
+    std::fs::write(bench.path("go-on"), "").unwrap();
+    assert_eq!(finish(&mut consumer).code(), Some(0));
+}
+
+#[test]
+fn when_the_time_for_draining_is_over_what_runs_is_ended_and_not_counted() {
+    let bench = Bench::new();
+    let id = bench.upload();
+    let hook = "sh -c 'echo $$ > $D/pid; exec sleep 1000'";
+    let limits = ["--drain-timeout", "100ms", "--kill-grace", "1s"];
+    let mut consumer = bench
+        .consumer(&[&["--hook", hook][..], &limits].concat())
+        .spawn()
+        .unwrap();
+    until("the command to start", || !bench.read("pid").is_empty());
+    let pid = Pid::from_raw(i32::try_from(consumer.id()).unwrap());
+    kill(pid, Signal::SIGTERM).unwrap();
+    assert_eq!(finish(&mut consumer).code(), Some(0));
+    assert!(!lives(&bench.read("pid")));
+    assert_eq!(
+        (bench.state(id), bench.found(id).record.attempts),
+        (State::Queued, 0)
+    );
+}
