@@ -160,6 +160,7 @@ impl Uploads {
         loop {
             match Receiving::open(&self.spool, id, UnixTime::now())? {
                 Open::Held(receiving) => {
+                    self.reserve_again(&receiving);
                     let ledger = Ledger::of_receiving(&self.spool, receiving)?;
                     let ledger = ledger.told_to(&self.events, id);
                     return Ok(Some(Held {
@@ -207,6 +208,17 @@ impl Uploads {
     pub(crate) fn reserve(&self, ledger: &Ledger, length: Length) -> Result<(), DiskError> {
         self.space
             .reserve(ledger.data(), ledger.path(), Some(length))
+    }
+
+    /// Sets space aside anew for an upload whose file was cut. It may be gone: then a write says so.
+    fn reserve_again(&self, receiving: &Receiving) {
+        if !receiving.was_cut() {
+            return;
+        }
+        let (path, length) = (receiving.data_path(), receiving.record().length);
+        if let Err(error) = self.space.reserve(receiving.data(), &path, length) {
+            tracing::warn!(upload_id = %receiving.id(), %error, "no space is set aside any more");
+        }
     }
 
     /// Gives a new upload its data file and takes it for writing. Its record comes with its first

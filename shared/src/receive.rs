@@ -113,6 +113,7 @@ impl NewData {
             lock,
             file,
             record,
+            was_cut: false,
         })
     }
 
@@ -167,6 +168,7 @@ pub struct Receiving {
     lock: DataLock,
     file: RecordFile,
     record: Record,
+    was_cut: bool,
 }
 
 /// What came of opening an upload for writing.
@@ -201,9 +203,10 @@ impl Receiving {
                     lock,
                     file,
                     record,
+                    was_cut: false,
                 };
                 held.show_what_is_synced()?;
-                held.forget_what_is_missing()?;
+                held.bring_to_the_watermark()?;
                 if !held.record.is_received() {
                     return Ok(Open::Held(Box::new(held)));
                 }
@@ -234,6 +237,13 @@ impl Receiving {
     #[must_use]
     pub fn data(&self) -> &File {
         self.lock.file()
+    }
+
+    /// Whether the data file was cut when it was opened: space that was set aside for it is not
+    /// any more.
+    #[must_use]
+    pub fn was_cut(&self) -> bool {
+        self.was_cut
     }
 
     /// Path of the data file, for error messages.
@@ -404,15 +414,28 @@ impl Receiving {
         self.change(|record| record.set_offset(synced, synced, BootId::this()))
     }
 
-    /// A power cut can take bytes that were not synced and leave the record that tells of them.
-    /// What is written behind them would complete an upload with a hole.
-    fn forget_what_is_missing(&mut self) -> Result<(), DiskError> {
-        let size = self.data().metadata().on("stat", &self.data_path())?.len();
-        if self.record.offset.0 <= size {
-            return Ok(());
+    /// Brings the data file to the watermark.
+    ///
+    /// It is shorter if a power cut took bytes that were not synced and left the record that tells
+    /// of them: what is written behind them would complete an upload with a hole.
+    ///
+    /// It is longer if a writer died, or if a sync failed. Bytes whose sync failed must not be
+    /// written again where they are: ext4 then has their blocks on the disk, answers 0 to the next
+    /// sync, and reads zeros after a reboot (their extents stay marked as unwritten). A file that is
+    /// cut gets new blocks.
+    fn bring_to_the_watermark(&mut self) -> Result<(), DiskError> {
+        let path = self.data_path();
+        let size = self.data().metadata().on("stat", &path)?.len();
+        if size < self.record.offset.0 {
+            tracing::error!(upload_id = %self.id, "bytes are missing; the client is asked for all");
+            self.change(handover::forget_bytes)?;
         }
-        tracing::error!(upload_id = %self.id, "bytes are missing; the client is asked for all");
-        self.change(handover::forget_bytes)
+        let watermark = self.record.offset.0;
+        if watermark < size {
+            self.data().set_len(watermark).on("truncate", &path)?;
+            self.was_cut = true;
+        }
+        Ok(())
     }
 
     /// After a sync of the data that failed: takes the watermark back over what it covered without

@@ -329,6 +329,7 @@ fn what_was_not_synced_counts_until_the_next_boot_only() {
 
         let spool = with(durability);
         let mut patch = opened(&spool, id);
+        patch.data().write_all_at(b"llo", 2).unwrap();
         patch.advance(Offset(5), now(2)).unwrap();
         drop(patch);
         assert_eq!(opened(&spool, id).record().offset, Offset(5));
@@ -339,6 +340,7 @@ fn what_was_not_synced_counts_until_the_next_boot_only() {
         assert_eq!(after_a_reboot(&spool, id).offset, Offset(1));
 
         let mut last = opened(&synced, id);
+        last.data().write_all_at(b"ello", 1).unwrap();
         last.advance(Offset(5), now(4)).unwrap();
         assert_eq!(after_a_reboot(&spool, id).offset, Offset(5));
     }
@@ -360,4 +362,20 @@ fn an_upload_whose_last_offset_was_synced_but_not_shown_is_handed_over() {
     ));
     let found = lookup::find(&spool, id).unwrap().unwrap();
     assert_eq!(found.state(), State::Queued);
+}
+
+#[test]
+fn what_lies_above_the_watermark_is_cut_before_it_is_written_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = spool(&dir);
+    let mut first = create(&spool, 10);
+    let id = first.id();
+    first.data().write_all_at(b"hello and", 0).unwrap();
+    first.advance(Offset(5), now(1)).unwrap();
+    drop(first);
+    let second = opened(&spool, id);
+    assert_eq!(second.data().metadata().unwrap().len(), 5);
+    assert!(second.was_cut());
+    drop(second);
+    assert!(!opened(&spool, id).was_cut());
 }

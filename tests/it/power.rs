@@ -320,7 +320,7 @@ impl Cut {
             Duration::from_millis(200)..Duration::from_millis(2500),
         );
 
-        if self.durability != Durability::EveryPatch {
+        if self.durability != Durability::EveryPatch || self.offset == Offset::FileSize {
             write_back::records_and_some_pages(&pipeline.spool().path("uploads", ""), &mut random);
         }
         let acknowledged = load.ledger().entries();
