@@ -68,39 +68,93 @@ fn check(spool: &Spool, id: UploadId, found: &Found) -> Result<Fit, DiskError> {
                 "{size} bytes where {length} are recorded"
             )));
         }
-        return match record
-            .digest
-            .as_deref()
-            .and_then(|digest| digest.strip_prefix("sha256:"))
-        {
-            None => Ok(Fit::Fits),
-            Some(expected) => {
-                let really = sha256(file).on("read", &path)?;
-                let fits = really == expected;
-                Ok(if fits {
-                    Fit::Fits
-                } else {
-                    Fit::Unfit(format!("its SHA-256 is {really}"))
-                })
+        let Some(expected) = record.digest.as_deref() else {
+            return Ok(Fit::Fits);
+        };
+        let really = match expected.split_once(':') {
+            Some(("sha256", _)) => {
+                let mut hash = Sha256::new();
+                read(file, |bytes| hash.update(bytes)).map(|()| hex(&hash.finalize()))
+            }
+            Some(("blake3", _)) => {
+                let mut hash = blake3::Hasher::new();
+                let all = read(file, |bytes| {
+                    hash.update(bytes);
+                });
+                all.map(|()| hash.finalize().to_hex().to_string())
+            }
+            _ => {
+                return Ok(Fit::Unfit(format!(
+                    "its digest {expected:?} is of no known kind"
+                )));
             }
         };
+        let really = really.on("read", &path)?;
+        let fits = expected
+            .split_once(':')
+            .is_some_and(|(_, hex)| hex == really);
+        return Ok(match fits {
+            true => Fit::Fits,
+            false => Fit::Unfit(format!(
+                "its digest is {really}, where {expected} is recorded"
+            )),
+        });
     }
     Ok(Fit::Nothing)
 }
 
-fn sha256(mut file: impl Read) -> std::io::Result<String> {
-    let mut hash = Sha256::new();
+fn read(mut file: impl Read, mut each: impl FnMut(&[u8])) -> std::io::Result<()> {
     let mut buffer = vec![0; 1 << 18];
     loop {
         let n = file.read(&mut buffer)?;
-        let Some(bytes) = buffer.get(..n).filter(|bytes| !bytes.is_empty()) else {
-            break;
-        };
-        hash.update(bytes);
+        match buffer.get(..n).filter(|bytes| !bytes.is_empty()) {
+            Some(bytes) => each(bytes),
+            None => return Ok(()),
+        }
     }
-    Ok(hash
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt;
+    use std::sync::Arc;
+
+    use shared::receive::NewData;
+    use shared::record::Record;
+    use shared::size::{Length, Offset};
+    use shared::spool::Options;
+    use shared::time::UnixTime;
+
+    use super::*;
+
+    #[test]
+    fn every_digest_that_ingest_records_is_checked() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = Arc::new(Spool::open(&dir.path().join("s"), Options::default()).unwrap());
+        // Of `hello`, by sha256sum and b3sum.
+        let sha256 = "sha256:2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
+        let blake3 = "blake3:ea8f163db38682925e4491c5e58d4bb3506ef8c14eb78a86e908c5624a67200f";
+        for (digest, fits) in [
+            (sha256.to_owned(), true),
+            (blake3.to_owned(), true),
+            (sha256.replace('2', "3"), false),
+            (blake3.replace('2', "3"), false),
+            ("crc32:00".to_owned(), false),
+        ] {
+            let new = NewData::create(&spool).unwrap();
+            let id = new.id();
+            new.data().write_all_at(b"hello", 0).unwrap();
+            let mut record = Record::new(Some(Length(5)), UnixTime::now());
+            record.offset = Offset(5);
+            record.digest = Some(digest.clone());
+            new.into_completed(record, UnixTime::now()).unwrap();
+            let found = lookup::find(&spool, id).unwrap().unwrap();
+            let fit = check(&spool, id, &found).unwrap();
+            assert_eq!(matches!(fit, Fit::Fits), fits, "{digest}");
+        }
+    }
 }
