@@ -4,8 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use tests::needs::{Need, met, run};
 use tests::pipeline::bare_command;
-use tests::programs::{Program, workspace_dir};
+use tests::programs::{Program, target_dir, workspace_dir};
 
 /// What a connection may need after the drain time (`LAST_WORDS` of ingest).
 const LAST_WORDS_SECONDS: u64 = 7;
@@ -183,6 +184,20 @@ fn proxies_wait_longer_than_a_stalled_upload_may_last() {
     for key in ["timeout client ", "timeout server "] {
         assert!(stall < seconds(after(&haproxy, key)), "{key}");
     }
+}
+
+#[test]
+fn the_workflows_follow_their_schema() {
+    if !met(&[Need::RealClients]) {
+        return;
+    }
+    let mut found = Vec::new();
+    files(&workspace_dir().join(".github/workflows"), &mut found);
+    assert_eq!(found.len(), 2, "{found:?}");
+    let check = target_dir().join("test-tools/venv/bin/check-jsonschema");
+    run(Command::new(check)
+        .args(["--builtin-schema", "vendor.github-workflows"])
+        .args(found));
 }
 
 #[test]
