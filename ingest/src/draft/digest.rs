@@ -59,21 +59,42 @@ pub fn announced(headers: &HeaderMap, name: &'static str) -> Result<Option<Annou
 #[must_use]
 pub fn wanted(headers: &HeaderMap) -> Option<Algorithm> {
     let members = dictionary(headers, WANT_REPR_DIGEST)?;
-    let weight = |key: &str| match member(&members, key)? {
-        ListEntry::Item(item) => {
-            let weight = item.bare_item.as_integer().map(i64::from);
-            weight.filter(|weight| (1..=10).contains(weight))
-        }
-        ListEntry::InnerList(_) => None,
-    };
     let known = NAMES
         .into_iter()
-        .filter_map(|(algorithm, key)| Some((weight(key)?, algorithm)));
+        .filter_map(|(algorithm, key)| Some((weight(&members, key)?, algorithm)));
     // `max_by_key` takes the last of equals, so ours go backwards.
     known
         .rev()
         .max_by_key(|(weight, _)| *weight)
         .map(|(_, algorithm)| algorithm)
+}
+
+/// Adds `Repr-Digest` with the digest of a record, if the client wants one of this algorithm.
+pub fn answer(fields: &mut HeaderMap, request: &HeaderMap, known: Option<&str>) {
+    let known = known.and_then(|known| known.parse::<Announced>().ok());
+    if let Some(known) = known.filter(|known| wants(request, known.algorithm)) {
+        announce(fields, known.algorithm, &known.digest);
+    }
+}
+
+/// Whether the client wants this algorithm at all: a weight of 0 is a no.
+fn wants(headers: &HeaderMap, algorithm: Algorithm) -> bool {
+    let Some(members) = dictionary(headers, WANT_REPR_DIGEST) else {
+        return false;
+    };
+    let named = NAMES.iter().find(|(known, _)| *known == algorithm);
+    named.is_some_and(|(_, key)| weight(&members, key).is_some())
+}
+
+/// 1 to 10; `None` for an algorithm that is not wanted.
+fn weight(members: &sfv::Dictionary, key: &str) -> Option<i64> {
+    match member(members, key)? {
+        ListEntry::Item(item) => {
+            let weight = item.bare_item.as_integer().map(i64::from);
+            weight.filter(|weight| (1..=10).contains(weight))
+        }
+        ListEntry::InnerList(_) => None,
+    }
 }
 
 /// Adds `Repr-Digest`, if the algorithm has a registered name (BLAKE3 and CRC-32 have none).
@@ -156,6 +177,31 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(wanted(&one(WANT_REPR_DIGEST, value)), expected, "{value:?}");
+        }
+    }
+
+    #[test]
+    fn a_known_digest_is_answered_to_who_wants_its_algorithm() {
+        let known = format!("sha256:{}", "00".repeat(32));
+        let answered = |wanted: &str, known: Option<&str>| {
+            let mut fields = HeaderMap::new();
+            answer(&mut fields, &one(WANT_REPR_DIGEST, wanted), known);
+            fields
+                .get(REPR_DIGEST)
+                .map(|value| value.to_str().unwrap().to_owned())
+        };
+        let expected = format!("sha-256=:{}:", STANDARD.encode([0; 32]));
+        for wanted in ["sha-256=1", "sha-512=10, sha-256=3"] {
+            assert_eq!(
+                answered(wanted, Some(&known)).as_ref(),
+                Some(&expected),
+                "{wanted}"
+            );
+            assert_eq!(answered(wanted, None), None);
+            assert_eq!(answered(wanted, Some("blake3:00")), None);
+        }
+        for other in ["sha-256=0", "sha-512=1", "", "garbage!"] {
+            assert_eq!(answered(other, Some(&known)), None, "{other}");
         }
     }
 

@@ -47,6 +47,7 @@ pub(super) async fn create(ingest: &Ingest, request: &Request) -> Result<Respons
 
 /// An upload that was created, and what came along.
 pub(super) struct Created {
+    pub(super) id: UploadId,
     pub(super) location: String,
     pub(super) record: Record,
     pub(super) reached: Reached,
@@ -111,6 +112,7 @@ pub(super) async fn carry_out(
         ingest.uploads.join(id, plan.parts).await?;
     }
     Ok(Created {
+        id,
         location,
         record,
         reached,

@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use http::Method;
+use http::{HeaderMap, Method};
 use shared::ending::End;
 use shared::id::UploadId;
 use shared::record::Record;
@@ -16,7 +16,7 @@ use super::{Request, Target, respond};
 use crate::draft::append::{self, Append};
 use crate::draft::create::{self, Create};
 use crate::draft::version::Version;
-use crate::draft::{cancel, interim, limits, offset};
+use crate::draft::{cancel, digest, interim, limits, offset};
 use crate::error::IngestError;
 use crate::ingest::Ingest;
 use crate::tus::method::{self, Resource};
@@ -36,7 +36,7 @@ pub(super) async fn handle(
         (Target::Collection, method) if create::is_creation(method) => {
             creation(ingest, version, request).await
         }
-        (Target::Upload(id), &Method::HEAD) => retrieval(ingest, version, *id).await,
+        (Target::Upload(id), &Method::HEAD) => retrieval(ingest, version, *id, request).await,
         (Target::Upload(id), &Method::PATCH) => appending(ingest, version, *id, request).await,
         (Target::Upload(id), &Method::DELETE) => cancellation(ingest, version, *id).await,
         (Target::Collection, _) => {
@@ -88,7 +88,8 @@ async fn creation(
     )
     .await?;
     let own = limit(ingest, Some(&created.record));
-    let (status, fields) = create::reply(version, &created.location, created.reached, &own);
+    let (status, mut fields) = create::reply(version, &created.location, created.reached, &own);
+    answer_digest(ingest, request, created.id, &mut fields).await;
     Ok(respond(status, fields))
 }
 
@@ -96,11 +97,17 @@ async fn retrieval(
     ingest: &Ingest,
     version: Version,
     id: UploadId,
+    request: &Request,
 ) -> Result<Response, IngestError> {
     let found = super::head::look(ingest, id).await?;
     let stored = super::head::known(ingest, &found).await?;
     let own = limit(ingest, Some(&found.record));
-    let (status, fields) = offset::reply(version, &stored, &own);
+    let (status, mut fields) = offset::reply(version, &stored, &own);
+    digest::answer(
+        &mut fields,
+        &request.headers,
+        found.record.digest.as_deref(),
+    );
     Ok(respond(status, fields))
 }
 
@@ -120,8 +127,19 @@ async fn appending(
         }
     }
     let (_, reached) = appended?;
-    let (status, fields) = append::reply(version, reached);
+    let (status, mut fields) = append::reply(version, reached);
+    answer_digest(ingest, request, id, &mut fields).await;
     Ok(respond(status, fields))
+}
+
+/// Tells the digest of an upload that has just been completed, if the client wants it and it is
+/// known: the record has it since the hand-over.
+async fn answer_digest(ingest: &Ingest, request: &Request, id: UploadId, fields: &mut HeaderMap) {
+    if request.headers.contains_key(digest::WANT_REPR_DIGEST)
+        && let Ok(found) = ingest.uploads.peek(id).await
+    {
+        digest::answer(fields, &request.headers, found.record.digest.as_deref());
+    }
 }
 
 async fn cancellation(

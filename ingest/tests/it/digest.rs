@@ -107,3 +107,39 @@ fn a_declared_digest_also_holds_for_parts_that_are_joined() {
     });
     assert_eq!(digest(&server, &right), HELLO_WORLD);
 }
+
+#[test]
+fn a_draft_client_that_wants_the_digest_of_what_arrived_is_told() {
+    let server = TestServer::start(&["--digest", "sha256"]);
+    let wanted = "Want-Repr-Digest: sha-256=5, unixsum=10\r\n";
+    let told = "sha-256=:uU0nuZNNPgilLlLX2n2r+sSE7+N6U4DukIj3rOLvzek=:";
+    let draft = |head: &str, fields: &str, body: &str| {
+        let length = body.len();
+        server.ask(format!(
+            "{head} HTTP/1.1\r\nHost: x\r\nUpload-Draft-Interop-Version: 8\r\n{fields}\
+             Content-Length: {length}\r\n\r\n{body}"
+        ))
+    };
+    let begun = draft("POST /files/", "Upload-Complete: ?0\r\n", "");
+    let upload = path_of(begun.expect(201, &[]).header("location").unwrap());
+    let last = |offset: usize, complete: &str, more: &str| {
+        format!(
+            "Content-Type: application/partial-upload\r\nUpload-Offset: {offset}\r\n\
+             Upload-Complete: {complete}\r\n{more}"
+        )
+    };
+    let patch = format!("PATCH {upload}");
+    let half = draft(&patch, &last(0, "?0", wanted), "hello ").expect(204, &[]);
+    assert_eq!(half.header("repr-digest"), None);
+    draft(&patch, &last(6, "?1", wanted), "world").expect(200, &[("Repr-Digest", told)]);
+    let head = format!("HEAD {upload}");
+    draft(&head, wanted, "").expect(204, &[("Repr-Digest", told)]);
+    for other in [
+        "",
+        "Want-Repr-Digest: sha-256=0\r\n",
+        "Want-Repr-Digest: md5=1\r\n",
+    ] {
+        let unasked = draft(&head, other, "").expect(204, &[]);
+        assert_eq!(unasked.header("repr-digest"), None, "{other}");
+    }
+}
