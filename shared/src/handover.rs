@@ -412,6 +412,7 @@ fn finish_record(
     }
     if spool.durability().syncs_finish() {
         file.sync()?;
+        spool.sync_creation_late()?;
     }
     if record.rest.announce {
         leave_marker(spool, id, file.path())?;

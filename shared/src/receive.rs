@@ -383,6 +383,9 @@ impl Receiving {
             self.put_back(before, to);
             return Err(error);
         }
+        if durably {
+            self.spool.sync_creation_late()?;
+        }
         let announce = self.record.rest.announce;
         handover::publish(&self.spool, self.id, self.file.path(), announce)?;
         Ok(self.record)

@@ -140,6 +140,19 @@ impl Spool {
         self.dir_sync(dir).sync()
     }
 
+    /// Makes the names in `uploads/` durable before a hand-over, if creations do not. Without it
+    /// btrfs was seen to replay, from its log, the record's old name over the new names of record
+    /// and data, and the upload was gone.
+    ///
+    /// # Errors
+    /// As [`Self::sync_dir`].
+    pub fn sync_creation_late(&self) -> Result<(), DiskError> {
+        match self.options.durability.syncs_patches() {
+            true => Ok(()),
+            false => self.sync_dir(Dir::Uploads),
+        }
+    }
+
     /// The shared sync of a directory.
     #[must_use]
     pub fn dir_sync(&self, dir: Dir) -> &DirSync {
