@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::payload::Payload;
 
@@ -94,13 +94,14 @@ impl Client {
         let status = head.split(' ').nth(1).context("no status")?.parse()?;
         let answer = Answer { status, head };
         self.closing = answer.header("connection") == Some("close");
-        self.skip_body(&answer, have - end)?;
+        self.skip_body(&answer, end, have - end)?;
         Ok(answer)
     }
 
-    fn skip_body(&mut self, answer: &Answer, have: usize) -> Result<()> {
+    /// Reads the answer's body; `have` bytes of it lie in the buffer, behind `start`.
+    fn skip_body(&mut self, answer: &Answer, start: usize, have: usize) -> Result<()> {
         if answer.header("transfer-encoding").is_some() {
-            bail!("a chunked answer: {answer:?}");
+            return self.skip_chunks(start, have);
         }
         let length = answer
             .header("content-length")
@@ -115,6 +116,17 @@ impl Client {
             let n = self.stream.read(&mut self.buffer)?;
             ensure!(n != 0, "closed in the answer's body");
             left = left.saturating_sub(n);
+        }
+        Ok(())
+    }
+
+    /// The same for chunks: servers that answer so send none, or a few words.
+    fn skip_chunks(&mut self, start: usize, have: usize) -> Result<()> {
+        let mut body = self.buffer[start..start + have].to_vec();
+        while !body.ends_with(b"0\r\n\r\n") {
+            let n = self.stream.read(&mut self.buffer)?;
+            ensure!(n != 0, "closed in the answer's chunks");
+            body.extend_from_slice(&self.buffer[..n]);
         }
         Ok(())
     }

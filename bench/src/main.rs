@@ -75,7 +75,6 @@ fn main() -> anyhow::Result<()> {
         nix::unistd::geteuid().is_root(),
         "making filesystems needs root"
     );
-    raise_descriptor_limit();
     describe(&args)?;
     let chosen = if args.scenarios.is_empty() {
         Scenario::usual()
@@ -88,15 +87,6 @@ fn main() -> anyhow::Result<()> {
             .with_context(|| format!("scenario {scenario:?}"))?;
     }
     Ok(())
-}
-
-/// For ten thousand clients here and, because it is inherited, as many connections in the servers.
-fn raise_descriptor_limit() {
-    let wanted = 65_536;
-    let limit = nix::sys::resource::Resource::RLIMIT_NOFILE;
-    if let Err(error) = nix::sys::resource::setrlimit(limit, wanted, wanted) {
-        eprintln!("no more than the usual file descriptors: {error}");
-    }
 }
 
 /// The command and the machine, so that figures are never without them.

@@ -405,7 +405,7 @@ mod tests {
             .unwrap();
         let seat = writers.take_seat(receiving.id()).await.unwrap();
         let held = Held {
-            ledger: Ledger::of_receiving(&spool, Box::new(receiving)).unwrap(),
+            ledger: Ledger::of_receiving(&spool, Box::new(receiving)),
             seat,
             is_new: false,
         };

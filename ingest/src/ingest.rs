@@ -76,7 +76,7 @@ impl Ingest {
             remote: request.exchange.peer,
             headers: &request.headers,
         };
-        record.rest.server_metadata = on_create.ask(id, record, asker).await?;
+        record.rest.server_metadata = Box::pin(on_create.ask(id, record, asker)).await?;
         Ok(())
     }
 

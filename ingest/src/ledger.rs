@@ -9,7 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use shared::durable::{DiskError, OnPath as _};
+use shared::durable::DiskError;
 use shared::id::UploadId;
 use shared::layout::Dir;
 use shared::receive::{NewData, Receiving};
@@ -25,8 +25,8 @@ use crate::events::event::{Detail, Kind};
 #[derive(Debug)]
 pub(crate) struct Ledger {
     spool: Arc<Spool>,
-    /// Shares the lock with the descriptor inside `files`.
-    data: File,
+    /// Shares the lock with `files`.
+    data: Arc<File>,
     path: PathBuf,
     files: Mutex<Files>,
     /// Who is told what comes of it.
@@ -69,44 +69,25 @@ pub(crate) enum Lost {
 
 impl Ledger {
     /// An upload that has just been given its data file.
-    ///
-    /// # Errors
-    /// As dup(2).
-    pub(crate) fn of_new(
-        spool: &Arc<Spool>,
-        new: NewData,
-        record: Record,
-    ) -> Result<Self, DiskError> {
-        let path = new.data_path();
-        let data = new.data().try_clone().on("open", &path)?;
-        let files = Mutex::new(Files::New(new, Box::new(record)));
-        Ok(Self {
-            spool: Arc::clone(spool),
-            data,
-            path,
-            files,
-            events: None,
-        })
+    pub(crate) fn of_new(spool: &Arc<Spool>, new: NewData, record: Record) -> Self {
+        let (data, path) = (new.share_data(), new.data_path());
+        Self::of(spool, data, path, Files::New(new, Box::new(record)))
     }
 
     /// An upload that was opened to go on with.
-    ///
-    /// # Errors
-    /// As dup(2).
-    pub(crate) fn of_receiving(
-        spool: &Arc<Spool>,
-        receiving: Box<Receiving>,
-    ) -> Result<Self, DiskError> {
-        let path = receiving.data_path();
-        let data = receiving.data().try_clone().on("open", &path)?;
-        let files = Mutex::new(Files::Receiving(receiving));
-        Ok(Self {
+    pub(crate) fn of_receiving(spool: &Arc<Spool>, receiving: Box<Receiving>) -> Self {
+        let (data, path) = (receiving.share_data(), receiving.data_path());
+        Self::of(spool, data, path, Files::Receiving(receiving))
+    }
+
+    fn of(spool: &Arc<Spool>, data: Arc<File>, path: PathBuf, files: Files) -> Self {
+        Self {
             spool: Arc::clone(spool),
             data,
             path,
-            files,
+            files: Mutex::new(files),
             events: None,
-        })
+        }
     }
 
     /// Raises an event for everything that happens to it from now on.
@@ -333,7 +314,7 @@ mod tests {
             .into_receiving(record)
             .unwrap();
         let id = receiving.id();
-        let ledger = Ledger::of_receiving(&spool, Box::new(receiving)).unwrap();
+        let ledger = Ledger::of_receiving(&spool, Box::new(receiving));
         (spool, id, ledger)
     }
 

@@ -37,7 +37,7 @@ use crate::tus::refusal::Refusal;
 use crate::writers::Writers;
 
 /// How long a question waits for a writer of this process to publish what arrived.
-const PUBLISH_PATIENCE: Duration = Duration::from_millis(250);
+const PUBLISH_PATIENCE: Duration = Duration::from_secs(1);
 /// A silent holder in another process gives its lock up after 500 ms of silence.
 const HOLD_PATIENCE: Duration = Duration::from_millis(1200);
 const HOLD_RETRY: Duration = Duration::from_millis(20);
@@ -161,7 +161,7 @@ impl Uploads {
             match Receiving::open(&self.spool, id, UnixTime::now())? {
                 Open::Held(receiving) => {
                     self.reserve_again(&receiving);
-                    let ledger = Ledger::of_receiving(&self.spool, receiving)?;
+                    let ledger = Ledger::of_receiving(&self.spool, receiving);
                     let ledger = ledger.told_to(&self.events, id);
                     return Ok(Some(Held {
                         ledger,
@@ -243,7 +243,7 @@ impl Uploads {
             .take_seat(id)
             .await
             .map_err(|_| Refusal::Locked)?;
-        let ledger = Ledger::of_new(&self.spool, new, record)?.told_to(&self.events, id);
+        let ledger = Ledger::of_new(&self.spool, new, record).told_to(&self.events, id);
         Ok(Held {
             ledger,
             seat,

@@ -7,6 +7,7 @@
 
 use std::fs::{File, TryLockError};
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::durable::{self, DiskError, OnPath};
 
@@ -14,7 +15,7 @@ use crate::durable::{self, DiskError, OnPath};
 /// by [`DataLock::unlock`]; a child that inherited the descriptor keeps it held.
 #[derive(Debug)]
 pub struct DataLock {
-    file: File,
+    file: Arc<File>,
 }
 
 /// What came of trying to lock.
@@ -56,7 +57,9 @@ impl DataLock {
             }
             Err(TryLockError::Error(error)) => return Err(DiskError::new("lock", path, error)),
         }
-        let lock = Self { file };
+        let lock = Self {
+            file: Arc::new(file),
+        };
         Ok(if lock.is_at(path)? {
             TryLock::Held(lock)
         } else {
@@ -78,6 +81,13 @@ impl DataLock {
     #[must_use]
     pub fn file(&self) -> &File {
         &self.file
+    }
+
+    /// The same, for who writes while another thread has the lock's holder. As long as it is kept,
+    /// so is the lock, unless it is given up by [`Self::unlock`].
+    #[must_use]
+    pub fn share(&self) -> Arc<File> {
+        Arc::clone(&self.file)
     }
 
     /// Lets others lock, keeping the file open.

@@ -77,6 +77,12 @@ impl NewData {
         self.lock.file()
     }
 
+    /// The data file for who writes while another thread has this. It keeps the lock.
+    #[must_use]
+    pub fn share_data(&self) -> Arc<File> {
+        self.lock.share()
+    }
+
     /// Path of the data file, for error messages.
     #[must_use]
     pub fn data_path(&self) -> PathBuf {
@@ -244,6 +250,12 @@ impl Receiving {
     #[must_use]
     pub fn was_cut(&self) -> bool {
         self.was_cut
+    }
+
+    /// The data file for who writes while another thread has this. It keeps the lock.
+    #[must_use]
+    pub fn share_data(&self) -> Arc<File> {
+        self.lock.share()
     }
 
     /// Path of the data file, for error messages.

@@ -76,18 +76,14 @@ pub(crate) fn routes(
             move |method: Method, path: FullPath, headers: HeaderMap, exchange: Exchange| {
                 let ingest = Arc::clone(&ingest);
                 let path = path.as_str().to_owned();
-                async move {
-                    answer(
-                        &ingest,
-                        method,
-                        Request {
-                            path,
-                            headers,
-                            exchange,
-                        },
-                    )
-                    .await
-                }
+                let request = Request {
+                    path,
+                    headers,
+                    exchange,
+                };
+                // In a place of its own: the connection would be as large as the largest request
+                // even while it has none, and be copied about with it.
+                Box::pin(async move { answer(&ingest, method, request).await })
             },
         )
 }
@@ -181,7 +177,7 @@ async fn dispatch(
         match protocol {
             _ if *method == Method::OPTIONS => options(ingest, &target),
             Protocol::Draft(version) => {
-                draft::handle(ingest, version, method, &target, request).await
+                Box::pin(draft::handle(ingest, version, method, &target, request)).await
             }
             Protocol::Tus => handle(ingest, method, &target, request).await,
         }
@@ -202,7 +198,7 @@ async fn handle(
         Target::Root => return Err(Refusal::NotFound.into()),
         Target::Collection => {
             method::require(method, Resource::Collection, capabilities)?;
-            return create::create(ingest, request).await;
+            return Box::pin(create::create(ingest, request)).await;
         }
         Target::Upload(id) => *id,
     };
@@ -210,7 +206,7 @@ async fn handle(
     match *method {
         Method::HEAD => head::head(ingest, id, request).await,
         Method::GET => state::state(ingest, id).await,
-        Method::PATCH => patch::patch(ingest, id, request).await,
+        Method::PATCH => Box::pin(patch::patch(ingest, id, request)).await,
         Method::DELETE => terminate::terminate(ingest, id, request).await,
         _ => Err(Refusal::NotFound.into()),
     }
