@@ -17,7 +17,7 @@ use crate::servers::{Kind, Running};
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let payload = Payload::new();
-    let uploads = 3000;
+    let uploads = u32::try_from(3000 / args.divide).unwrap_or(1).max(10);
     println!("## Growth: server CPU per upload (create + PATCH of 10 KiB) and per HEAD\n");
     println!(
         "| uploads in the spool | CPU µs/upload | CPU µs/HEAD | the same creates and renames without a server, µs |\n|---|---|---|---|"

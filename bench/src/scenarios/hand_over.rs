@@ -37,7 +37,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let _consumer = Server::start(&mut command, &disk.log("consumer"))?;
         let mut client = running.client()?;
         let mut took = Vec::new();
-        for _ in 0..(400 / args.divide) {
+        for _ in 0..(400 / args.divide).max(2) {
             let path = client.create_with(running.base(), &payload, 10 << 10)?;
             let answered = Instant::now();
             let (_, id) = path.rsplit_once('/').unwrap_or_default();
