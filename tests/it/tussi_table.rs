@@ -3,10 +3,12 @@
 
 use serde_json::Value;
 use tests::client::encode;
+use tests::failpoint::{Failpoint, Fault};
 use tests::http::Response;
-use tests::pipeline::{BASE_PATH, Ingest, Pipeline};
+use tests::needs::{self, Need};
+use tests::pipeline::{BASE_PATH, Ingest, Pipeline, bare_command};
 use tests::programs::Program;
-use tests::wait::wait_for;
+use tests::wait::{PATIENCE, wait_for};
 
 const BYTES: (&str, &str) = ("Content-Type", "application/offset+octet-stream");
 
@@ -318,4 +320,114 @@ fn a_finished_upload_is_saved_under_its_name_and_with_its_record_by_the_consumer
     // Nothing of it is left to be taken a second time, and the client still hears of it.
     assert_eq!(pipeline.spool().names("completed"), Vec::<String>::new());
     upload.head().expect(200, [("Upload-Offset", "5")]);
+}
+
+#[test]
+fn what_raises_failed_is_a_write_error_and_a_digest_that_does_not_fit() {
+    if !needs::met(&[Need::Failpoints]) {
+        return;
+    }
+    let pipeline = Pipeline::new();
+    let (script, notes) = (pipeline.path("note.sh"), pipeline.path("notes"));
+    let text = format!("m=$(cat); echo \"$m\" >>{}\n", notes.display());
+    std::fs::write(&script, text).unwrap();
+    let command = format!("/bin/sh {}", script.display());
+    let broken = Failpoint::new("advance.data_synced", Fault::Error("EIO"));
+    let args = ["--on-event", &command, "--events", "failed"];
+    let ingest = pipeline.ingest_failing(&args, &[broken.at_passage(1)]);
+    let written = ingest.tus().create(10, &[]);
+    written.patch(0, b"hello").expect(500, []);
+    let digest = "00".repeat(32);
+    let declared = ingest.tus().create(5, &[("sha256", &digest)]);
+    declared.patch(0, b"hello").expect(460, []);
+    // A PATCH to what does not exist is a 404 and no event.
+    let nobody = format!("{BASE_PATH}00000000-0000-4000-8000-000000000000");
+    ingest.tus().upload(&nobody).patch(0, b"x").expect(404, []);
+    let failed = || {
+        let text = std::fs::read_to_string(&notes).unwrap_or_default();
+        let messages = text.lines().map(|line| serde_json::from_str(line).unwrap());
+        let mut told: Vec<String> = messages
+            .map(|message: Value| {
+                assert_eq!(message["type"], "failed");
+                format!(
+                    "{} {}",
+                    message["data"]["upload_id"].as_str().unwrap(),
+                    message["data"]["error"]["code"].as_str().unwrap()
+                )
+            })
+            .collect();
+        told.sort();
+        told
+    };
+    let mut wanted = vec![
+        format!("{} internal_error", written.id()),
+        format!("{} checksum_mismatch", declared.id()),
+    ];
+    wanted.sort();
+    wait_for("both failures", &wanted, failed);
+}
+
+#[test]
+fn a_second_file_of_the_same_name_is_saved_beside_the_first_and_none_is_saved_twice() {
+    let pipeline = Pipeline::new();
+    let ingest = pipeline.ingest(&[]);
+    let out = pipeline.out();
+    let deliver = ["--drain", "--move-to", &out.to_string_lossy()];
+    for body in [b"first", b"other"] {
+        let upload = ingest.tus().create_with(body, &[("filename", "a.txt")]);
+        for _ in 0..2 {
+            pipeline.run(Program::Consumer, &deliver).expect_code(0);
+        }
+        upload.head().expect(200, [("Upload-Offset", "5")]);
+    }
+    let mut saved: Vec<_> = std::fs::read_dir(&out)
+        .unwrap()
+        .map(|entry| std::fs::read(entry.unwrap().path()).unwrap())
+        .collect();
+    saved.sort();
+    assert_eq!(saved, [b"first".to_vec(), b"other".to_vec()]);
+}
+
+#[test]
+fn the_client_without_arguments_sends_1_mib_of_random_data() {
+    let pipeline = Pipeline::new();
+    let ingest = pipeline.ingest(&[]);
+    for _ in 0..2 {
+        let mut upload = bare_command(Program::Upload);
+        let endpoint = format!("http://{}{BASE_PATH}", ingest.address().get());
+        upload.env("UPLOAD_TO", endpoint);
+        pipeline
+            .start("upload", upload)
+            .finish(PATIENCE)
+            .expect_code(0);
+    }
+    let ids = pipeline.spool().data_in("completed");
+    let sent: Vec<_> = ids
+        .iter()
+        .map(|id| std::fs::read(pipeline.spool().path("completed", id)).unwrap())
+        .collect();
+    assert_eq!(sent.len(), 2);
+    assert!(sent.iter().all(|data| data.len() == 1 << 20));
+    assert!(sent[0] != sent[1], "random");
+}
+
+#[test]
+fn contents_are_served_to_nobody() {
+    let pipeline = Pipeline::new();
+    let ingest = pipeline.ingest(&[]);
+    let secret = b"what the client sent";
+    let whole = ingest.tus().create_with(secret, &[]);
+    let open = ingest.tus().create(100, &[]);
+    open.patch(0, secret).expect(204, []);
+    for upload in [whole, open] {
+        for path in [
+            upload.path().to_owned(),
+            format!("{}.meta", upload.path()),
+            format!("/uploads/{}", upload.id()),
+            format!("/completed/{}", upload.id()),
+        ] {
+            let told = ingest.tus().request("GET", &path, &[], b"");
+            assert!(!told.text().contains("what the client sent"), "{told:?}");
+        }
+    }
 }
