@@ -69,7 +69,7 @@ impl BootId {
     }
 }
 
-/// Not [`BootId::DIGITS`] lower-case hexadecimal digits.
+/// Not twelve lower-case hexadecimal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a boot id")]
 pub struct InvalidBootId;

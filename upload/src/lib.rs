@@ -2,10 +2,10 @@
 //!
 //! Depends on nothing else of this project, so that it is an independent voice on the protocol.
 //!
-//! From the outside in: [`cli`] and [`config`] say what is wanted, [`walk`] finds it, [`run`] goes through
-//! it, [`job`] takes one file, [`plan`] decides where it begins, [`transfer`] and [`pipe`] create uploads,
-//! [`push`] moves an offset forward, [`client`] sends single requests. What a failure means is decided in
-//! [`retry`] alone.
+//! From the outside in: `cli` and `config` say what is wanted, `walk` finds it, `run` goes through
+//! it, `job` takes one file, `plan` decides where it begins, `transfer` and `pipe` create uploads,
+//! `push` moves an offset forward, `client` sends single requests. What a failure means is decided in
+//! `retry` alone.
 
 mod answer;
 mod body;
