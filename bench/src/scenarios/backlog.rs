@@ -134,9 +134,9 @@ fn watch(running: &mut [Server], began: Instant) -> Result<(Vec<Usage>, Duration
                 Err(_) => {
                     alive = true;
                     let seen = server.usage()?;
-                    if seen.cpu >= usage.cpu {
-                        *usage = seen;
-                    }
+                    // One that has ended meanwhile shows no memory.
+                    usage.cpu = usage.cpu.max(seen.cpu);
+                    usage.rss_peak_kib = usage.rss_peak_kib.max(seen.rss_peak_kib);
                 }
             }
         }
