@@ -32,8 +32,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         for count in [1_000 / args.divide, most / args.divide] {
             let disk = Disk::make(args.fs, 4, &args.images)?;
             let running = Running::start(kind, &disk, args)?;
-            let periods = if args.divide < 100 { 3 } else { 1 };
-            let measured = one(&running, &payload, count.max(1), periods);
+            let period = Duration::from_secs(if args.divide < 100 { 5 } else { 1 });
+            let measured = one(&running, &payload, count.max(1), period);
             match measured {
                 Ok((rss, cpu, heads)) => println!(
                     "| {} | {count} | {rss:.1} | {cpu:.2} | {:.2} | {:.2} |",
@@ -62,7 +62,7 @@ fn one(
     running: &Running,
     payload: &Payload,
     count: u64,
-    periods: u32,
+    period: Duration,
 ) -> Result<(f64, f64, Vec<f64>)> {
     let mut other = running.client()?;
     let path = other.create(running.base(), 1000)?;
@@ -72,8 +72,7 @@ fn one(
     let used = running.server.usage()?.cpu;
     let began = Instant::now();
     let mut heads = Vec::new();
-    let period = Duration::from_secs(5);
-    while began.elapsed() < period * periods {
+    while began.elapsed() < period * 3 {
         let round = Instant::now();
         for (index, client) in clients.iter_mut().enumerate() {
             client.stream.write_all(b"y")?;
@@ -82,7 +81,7 @@ fn one(
                 let asked = Instant::now();
                 other.offset(&path)?;
                 heads.push(asked.elapsed().as_secs_f64() * 1e3);
-                let due = period.mul_f64((index as f64 + 16.0) / count as f64);
+                let due = period.mul_f64(((index as f64 + 16.0) / count as f64).min(1.0));
                 std::thread::sleep(due.saturating_sub(round.elapsed()));
             }
         }
