@@ -19,6 +19,9 @@ pub enum Need {
     LoopDevices,
     /// A program on the `PATH`.
     Tool(&'static str),
+    /// A file that `./check` installs, in full only where everything is tested: see
+    /// [`real_clients::test_tool`].
+    TestTool(&'static str),
     /// Programs built with debug assertions: only those have failpoints.
     Failpoints,
 }
@@ -35,6 +38,8 @@ impl Need {
                 .err()
                 .map(|error| format!("/dev/loop-control: {error}")),
             Self::Tool(name) => (!on_path(name)).then(|| format!("{name} is not installed")),
+            Self::TestTool(path) => (!real_clients::test_tool(path).is_file())
+                .then(|| format!("{path} is missing: `./check --long` installs it")),
             Self::Failpoints => (!cfg!(debug_assertions))
                 .then(|| "failpoints exist in debug builds only".to_owned()),
         }

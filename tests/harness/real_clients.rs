@@ -94,6 +94,12 @@ pub fn missing() -> Option<String> {
         .then(|| format!("the real tus clients are of other versions: {install}"))
 }
 
+/// Path of something that `./check` installs, such as `venv/bin/check-jsonschema`.
+#[must_use]
+pub fn test_tool(path: &str) -> PathBuf {
+    tools_dir().join(path)
+}
+
 fn tools_dir() -> PathBuf {
     target_dir().join("test-tools")
 }

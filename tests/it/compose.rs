@@ -16,7 +16,8 @@ use tests::needs::{Need, long, met, run};
 use tests::payload;
 use tests::pipeline::{BASE_PATH, Pipeline};
 use tests::process::Process;
-use tests::programs::{Program, target_dir, workspace_dir};
+use tests::programs::{Program, workspace_dir};
+use tests::real_clients::test_tool;
 use tests::spool::SpoolView;
 use tests::wait::{wait_for, wait_up_to};
 
@@ -281,7 +282,7 @@ fn the_compose_file_follows_the_specification() {
     if !met(&[Need::RealClients]) {
         return;
     }
-    let check = target_dir().join("test-tools/venv/bin/check-jsonschema");
+    let check = test_tool("venv/bin/check-jsonschema");
     run(Command::new(check)
         .args(["--builtin-schema", "vendor.compose-spec"])
         .arg(workspace_dir().join("deploy/compose.yaml")));

@@ -6,8 +6,10 @@ use std::process::Command;
 
 use tests::needs::{Need, met, run};
 use tests::pipeline::bare_command;
-use tests::programs::{Program, target_dir, workspace_dir};
+use tests::programs::{Program, workspace_dir};
+use tests::real_clients::test_tool;
 
+const ACTIONLINT: &str = "actionlint/actionlint";
 /// What a connection may need after the drain time (`LAST_WORDS` of ingest).
 const LAST_WORDS_SECONDS: u64 = 7;
 
@@ -194,10 +196,21 @@ fn the_workflows_follow_their_schema() {
     let mut found = Vec::new();
     files(&workspace_dir().join(".github/workflows"), &mut found);
     assert_eq!(found.len(), 2, "{found:?}");
-    let check = target_dir().join("test-tools/venv/bin/check-jsonschema");
+    let check = test_tool("venv/bin/check-jsonschema");
     run(Command::new(check)
         .args(["--builtin-schema", "vendor.github-workflows"])
         .args(found));
+}
+
+/// actionlint knows what the schema cannot: expressions, contexts, which job needs which.
+#[test]
+fn the_workflows_mean_something() {
+    if !met(&[Need::TestTool(ACTIONLINT)]) {
+        return;
+    }
+    let mut found = Vec::new();
+    files(&workspace_dir().join(".github/workflows"), &mut found);
+    run(Command::new(test_tool(ACTIONLINT)).args(found));
 }
 
 #[test]

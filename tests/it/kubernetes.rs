@@ -5,7 +5,12 @@ use std::process::Command;
 
 use tests::needs::{Need, met, run};
 use tests::pipeline::Pipeline;
-use tests::programs::{target_dir, workspace_dir};
+use tests::programs::workspace_dir;
+use tests::real_clients::test_tool;
+
+const VALIDATE: &str = "venv/bin/kubernetes-validate";
+const KUSTOMIZE: &str = "kustomize/kustomize";
+const KEDA_SCHEMA: &str = "keda/scaledobject.json";
 
 #[test]
 fn the_manifests_are_what_kubernetes_expects() {
@@ -25,9 +30,8 @@ fn the_manifests_are_what_kubernetes_expects() {
             kustomization.contains(&format!("- {name}\n")),
             "{name} is left out"
         );
-        let validate = target_dir().join("test-tools/venv/bin/kubernetes-validate");
         // Strict: a misspelt field is refused, as the API server would only drop it.
-        run(Command::new(validate).arg("--strict").arg(path));
+        run(Command::new(test_tool(VALIDATE)).arg("--strict").arg(path));
         validated += 1;
     }
     assert_eq!(validated, 5);
@@ -36,23 +40,23 @@ fn the_manifests_are_what_kubernetes_expects() {
 /// kustomize, which `kubectl apply -k` has in it, puts together what is applied.
 #[test]
 fn every_kustomization_can_be_built_and_is_valid() {
-    let kustomize = target_dir().join("test-tools/kustomize/kustomize");
-    if !kustomize.is_file() {
-        let in_ci = std::env::var("CI").is_ok_and(|value| value == "true");
-        assert!(!in_ci, "{} is missing", kustomize.display());
-        eprintln!("SKIPPED kustomize: `./check --long` installs it");
+    if !met(&[
+        Need::RealClients,
+        Need::TestTool(KUSTOMIZE),
+        Need::TestTool(KEDA_SCHEMA),
+    ]) {
         return;
     }
     let pipeline = Pipeline::new();
     for (directory, kinds) in [
-        ("base", [1, 1]),
-        ("overlays/example", [1, 1]),
+        ("base", [1, 1, 0]),
+        ("overlays/example", [1, 1, 0]),
         // KEDA makes its own autoscaler.
-        ("keda", [0, 1]),
+        ("keda", [0, 1, 1]),
     ] {
         let path = workspace_dir().join("deploy/kubernetes").join(directory);
-        let built = run(Command::new(&kustomize).arg("build").arg(path));
-        for (kind, count) in ["HorizontalPodAutoscaler", "CronJob"]
+        let built = run(Command::new(test_tool(KUSTOMIZE)).arg("build").arg(path));
+        for (kind, count) in ["HorizontalPodAutoscaler", "CronJob", "ScaledObject"]
             .into_iter()
             .zip(kinds)
         {
@@ -60,13 +64,21 @@ fn every_kustomization_can_be_built_and_is_valid() {
             let found = built.lines().filter(|found| *found == line).count();
             assert_eq!(found, count, "{directory}: {kind}");
         }
-        // Custom resources have no schema in Kubernetes.
-        let known = built.split("\n---\n");
-        let known: Vec<&str> = known.filter(|text| !text.contains("keda.sh/")).collect();
+        // Custom resources have no schema in Kubernetes; KEDA has one for its own.
+        let (custom, known): (Vec<&str>, Vec<&str>) = built
+            .split("\n---\n")
+            .partition(|text| text.contains("apiVersion: keda.sh/"));
         assert!(9 <= known.len(), "{directory}: {}", known.len());
         let file = pipeline.path("built.yaml");
         fs::write(&file, known.join("\n---\n")).unwrap();
-        let validate = target_dir().join("test-tools/venv/bin/kubernetes-validate");
-        run(Command::new(validate).arg("--strict").arg(file));
+        run(Command::new(test_tool(VALIDATE)).arg("--strict").arg(file));
+        for text in custom {
+            let file = pipeline.path("custom.yaml");
+            fs::write(&file, text).unwrap();
+            run(Command::new(test_tool("venv/bin/check-jsonschema"))
+                .arg("--schemafile")
+                .arg(test_tool(KEDA_SCHEMA))
+                .arg(file));
+        }
     }
 }
