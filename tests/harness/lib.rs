@@ -20,6 +20,7 @@ pub mod real_clients;
 
 pub mod hook;
 pub mod loop_fs;
+pub mod mounts;
 pub mod pipeline;
 pub mod slips;
 pub mod spool;

@@ -10,12 +10,14 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::mounts;
 use crate::needs::{Need, run};
 use crate::wait::wait_until;
 
 /// What it takes to make one.
-pub const NEEDS: [Need; 5] = [
+pub const NEEDS: [Need; 6] = [
     Need::Root,
+    Need::Tool("nsenter"),
     Need::LoopDevices,
     Need::Tool("mkfs.ext4"),
     Need::Tool("mkfs.xfs"),
@@ -103,7 +105,7 @@ impl MemoryFs {
 
 impl Drop for MemoryFs {
     fn drop(&mut self) {
-        drop(Command::new("umount").arg("--lazy").arg(&self.0).status());
+        mounts::abandon(&self.0);
     }
 }
 
@@ -247,10 +249,10 @@ impl LoopFs {
         let Some(device) = self.device.take() else {
             return;
         };
-        run(Command::new("umount").arg(&self.mount));
+        mounts::unmount(&self.mount);
         run(Command::new("losetup").arg("--detach").arg(device));
-        // A container that was started meanwhile may hold the mount for a moment longer, and with it
-        // the file system: two of them on one image would be the end of it.
+        // A container that was started this moment may hold the mount for one longer, and with it the
+        // file system: two of them on one image would be the end of it.
         wait_until("the image to be free", || {
             let used = run(Command::new("losetup").arg("--associated").arg(&self.image));
             used.trim().is_empty().then_some(())
@@ -272,12 +274,7 @@ impl Drop for LoopFs {
         if let Some(device) = &self.device {
             // Lazily: a failing test may have left processes on it. A device that is detached while
             // it is in use goes with its last user.
-            drop(
-                Command::new("umount")
-                    .arg("--lazy")
-                    .arg(&self.mount)
-                    .status(),
-            );
+            mounts::abandon(&self.mount);
             drop(Command::new("losetup").arg("--detach").arg(device).status());
         }
         drop(std::fs::remove_file(&self.image));
