@@ -11,7 +11,7 @@ use std::time::Duration;
 use tests::audit::{self, Audit, Offset, Promise};
 use tests::client::{Tus, Upload};
 use tests::http::Response;
-use tests::ledger::{Ledger, Shape};
+use tests::ledger::{Entry, Ledger, Shape};
 use tests::load::{self, Load, Plan};
 use tests::loop_fs::{self, Kind, LoopFs};
 use tests::needs::{self, sized};
@@ -23,6 +23,8 @@ use tests::wait::{happens, random_moment, wait_for, wait_until, wait_up_to};
 const KIB: usize = 1024;
 const MIB: u64 = 1 << 20;
 const LIMIT: Duration = Duration::from_secs(60);
+/// Some 80 MB have to be written first.
+const DEATH_WITHIN: Duration = Duration::from_secs(300);
 
 /// Space left on the disk when a request comes, in bytes: from nothing, over what suffices for a
 /// name, a record, a piece of data, to enough for all.
@@ -231,21 +233,17 @@ fn die_under_load(fs: &mut LoopFs, kind: Kind, seed: u64) {
         seed,
     };
     let load = Load::start(&ingest.tus(), &plan, &ledger);
-    // Until nothing is acknowledged any more, and a moment longer.
-    let bytes = || {
-        ledger
-            .entries()
-            .iter()
-            .map(|entry| entry.acknowledged)
-            .sum::<usize>()
-    };
-    let mut last = 0;
+    // Until it fails, and then until nothing is acknowledged any more.
+    wait_up_to(DEATH_WITHIN, "the death of the disk", || {
+        let log = ingest.process.log();
+        log.contains("\"request failed\"").then_some(())
+    });
+    let mut random = fastrand::Rng::with_seed(seed);
+    let (mut before, mut now) = (0, bytes_acknowledged(&ledger));
     happens(LIMIT, || {
-        random_moment(
-            &mut fastrand::Rng::with_seed(0),
-            Duration::from_secs(1)..Duration::from_secs(2),
-        );
-        last == std::mem::replace(&mut last, bytes())
+        random_moment(&mut random, Duration::from_secs(1)..Duration::from_secs(2));
+        (before, now) = (now, bytes_acknowledged(&ledger));
+        before == now
     });
     load.stop();
     let acknowledged = ledger.entries();
@@ -278,6 +276,15 @@ fn die_under_load(fs: &mut LoopFs, kind: Kind, seed: u64) {
     });
     let losses = audit::delivered_whole(&out, &ledger);
     assert!(losses.is_empty(), "{kind:?}, {seed}: {losses:?}");
+}
+
+fn bytes_acknowledged(ledger: &Ledger) -> usize {
+    let of_parts = |entry: &Entry| -> usize {
+        let parts = entry.parts.iter();
+        parts.map(|part| part.acknowledged).sum()
+    };
+    let of = |entry: &Entry| entry.acknowledged + of_parts(entry);
+    ledger.entries().iter().map(of).sum()
 }
 
 #[test]
