@@ -140,6 +140,12 @@ pub enum ConfigError {
 const DEADLINE_SLACK: Duration = Duration::from_secs(5);
 
 impl Config {
+    /// Whether any command is run for an upload, which might write a result.
+    #[must_use]
+    pub fn runs_commands(&self) -> bool {
+        !(self.checks.is_empty() && self.hooks.is_empty())
+    }
+
     /// From the start of a command to when it certainly should have ended.
     #[must_use]
     pub fn allowed(&self) -> Duration {

@@ -104,6 +104,7 @@ impl Workshop {
         let result_path = claim.spool().temp(Dir::Claimed, claim.id());
         let outcome = self.stages(&mut claim, &result_path);
         let result = match outcome {
+            Ok(_) if !self.config.runs_commands() => Ok(None),
             Ok(_) => take_result(&result_path),
             Err(_) => durable::unlink(&result_path).map(|_| None),
         };

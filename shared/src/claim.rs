@@ -19,8 +19,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::time::TimeSpec;
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use crate::durable::{self, DiskError, OnPath};
 use crate::failpoint::{self, Failpoint};
@@ -34,55 +32,14 @@ use crate::settle;
 use crate::spool::{Spool, changed_at};
 use crate::time::UnixTime;
 
+mod state;
+
+use state::StateFile;
+pub use state::{ClaimState, ProcessGroup};
+
 /// How long a record may be missing beside its data before the upload counts as torn: network
 /// filesystems show a directory's entries with a delay.
 pub const RECORD_GRACE: Duration = Duration::from_secs(10);
-
-/// A process group started by a consumer, as it can be told from a later one of the same id.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ProcessGroup {
-    /// The group's id: its leader's process id.
-    pub id: u32,
-    /// When the leader started, in clock ticks since boot.
-    pub started_ticks: u64,
-}
-
-/// What a claim's state file says: who works on the upload, how, and until when.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ClaimState {
-    /// Which attempt this is, from 1.
-    pub attempt: u32,
-    /// Host of the consumer.
-    pub host: String,
-    /// Boot of that host.
-    pub boot: String,
-    /// Process id of the consumer.
-    pub pid: u32,
-    /// When the claim was made.
-    pub claimed_at: UnixTime,
-    /// The same by the clock of that boot, which nobody sets: see [`host::steady`].
-    #[serde(default)]
-    pub claimed_steady: Option<Duration>,
-    /// The hook's process group, once it runs.
-    #[serde(default)]
-    pub group: Option<ProcessGroup>,
-    /// When the hook must have ended, as far as other hosts can tell.
-    #[serde(default)]
-    pub deadline: Option<UnixTime>,
-    /// The same by the clock of that boot: what processes of that host go by.
-    #[serde(default)]
-    pub deadline_steady: Option<Duration>,
-    /// The name that was chosen in the destination, written before the delivery.
-    #[serde(default)]
-    pub destination: Option<String>,
-    /// The inode that gets the name. A file of that name is ours only if it is this one: another
-    /// upload of the same name and length may have been faster.
-    #[serde(default)]
-    pub destination_inode: Option<u64>,
-    /// Fields that we do not know.
-    #[serde(flatten)]
-    pub other: serde_json::Map<String, Value>,
-}
 
 /// One consumer's hold on one upload. Dropping it without settling is what a crash does: the
 /// attempt is counted and the upload goes back to the queue.
@@ -95,6 +52,7 @@ pub struct Claim {
     pub(crate) file: RecordFile,
     pub(crate) record: Record,
     pub(crate) state: ClaimState,
+    state_file: StateFile,
 }
 
 /// What came of trying to claim an upload.
@@ -110,8 +68,11 @@ pub enum TryClaim {
     Torn(String),
 }
 
-/// Whether data and record fit, or why not.
-fn check(record: &Record, size: u64) -> Result<(), String> {
+/// Whether data of a size is what its record says of an upload that is received in full.
+///
+/// # Errors
+/// Why not.
+pub fn fits(record: &Record, size: u64) -> Result<(), String> {
     if !record.is_received() && record.format.is_some() {
         return Err("its record says that more is to come".to_owned());
     }
@@ -147,7 +108,7 @@ pub fn try_claim(
         }
         Ok(record) => {
             let size = lock.file().metadata().on("stat", &path)?.len();
-            check(&record, size).err()
+            fits(&record, size).err()
         }
         Err(RecordError::Disk(error)) if error.is_missing() => {
             // A hand-over that a power cut left half done, a delayed listing, or nobody's data.
@@ -223,7 +184,7 @@ fn begin(
         destination_inode: record.rest.destination_inode,
         other: serde_json::Map::new(),
     };
-    let claim = Claim {
+    let mut claim = Claim {
         spool: Arc::clone(spool),
         id,
         claim,
@@ -231,6 +192,7 @@ fn begin(
         file,
         record,
         state,
+        state_file: StateFile::default(),
     };
     if let Err(error) = claim.write_state(false) {
         // A full disk must not use up the attempts of a whole backlog; the way back needs no space.
@@ -366,10 +328,10 @@ impl Claim {
         self.write_state(self.spool.durability().syncs_finish())
     }
 
-    fn write_state(&self, durably: bool) -> Result<(), DiskError> {
+    fn write_state(&mut self, durably: bool) -> Result<(), DiskError> {
         let path = self.spool.layout().state(self.id, self.claim);
-        let bytes = serde_json::to_vec(&self.state).unwrap_or_default();
-        settle::replace_file(&self.spool, &path, self.id, &bytes, durably)
+        let (spool, id, state) = (&self.spool, self.id, &self.state);
+        self.state_file.write(spool, id, &path, state, durably)
     }
 }
 

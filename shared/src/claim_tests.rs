@@ -414,7 +414,7 @@ fn an_upload_whose_record_a_later_version_wrote_is_left_to_a_consumer_that_knows
     let case = case();
     let path = case.spool.layout().record(case.id, RecordAt::Completed);
     let json = std::fs::read_to_string(&path).unwrap();
-    let mut json: Value = serde_json::from_str(&json).unwrap();
+    let mut json: serde_json::Value = serde_json::from_str(&json).unwrap();
     json["format"] = 99.into();
     std::fs::write(&path, json.to_string()).unwrap();
     let before = case.names();

@@ -130,6 +130,14 @@ impl Durability {
 /// # Errors
 /// As open(2); `InvalidInput` if the name is not a regular file.
 pub fn open(path: &Path, write: bool) -> Result<File, DiskError> {
+    open_sized(path, write).map(|(file, _)| file)
+}
+
+/// As [`open`], with the length that the file had.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_sized(path: &Path, write: bool) -> Result<(File, u64), DiskError> {
     // O_NONBLOCK: a fifo that somebody put there must not block the scan.
     let flags = (nix::fcntl::OFlag::O_NOFOLLOW | nix::fcntl::OFlag::O_NONBLOCK).bits();
     let opened = OpenOptions::new()
@@ -138,11 +146,12 @@ pub fn open(path: &Path, write: bool) -> Result<File, DiskError> {
         .custom_flags(flags)
         .open(path);
     let file = opened.on("open", path)?;
-    if !file.metadata().on("stat", path)?.is_file() {
+    let stat = file.metadata().on("stat", path)?;
+    if !stat.is_file() {
         let what = io::Error::new(io::ErrorKind::InvalidInput, "not a regular file");
         return Err(DiskError::new("open", path, what));
     }
-    Ok(file)
+    Ok((file, stat.len()))
 }
 
 /// Creates a file that must not exist yet, for reading and writing.

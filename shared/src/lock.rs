@@ -16,6 +16,8 @@ use crate::durable::{self, DiskError, OnPath};
 #[derive(Debug)]
 pub struct DataLock {
     file: Arc<File>,
+    /// Device and inode of the file, which it keeps for life.
+    identity: (u64, u64),
 }
 
 /// What came of trying to lock.
@@ -57,8 +59,10 @@ impl DataLock {
             }
             Err(TryLockError::Error(error)) => return Err(DiskError::new("lock", path, error)),
         }
+        let identity = durable::identity(&file.metadata().on("stat", path)?);
         let lock = Self {
             file: Arc::new(file),
+            identity,
         };
         Ok(if lock.is_at(path)? {
             TryLock::Held(lock)
@@ -72,9 +76,8 @@ impl DataLock {
     /// # Errors
     /// As stat(2).
     pub fn is_at(&self, path: &Path) -> Result<bool, DiskError> {
-        let held = self.file.metadata().on("stat", path)?;
         let there = durable::stat(path)?;
-        Ok(there.is_some_and(|there| durable::identity(&there) == durable::identity(&held)))
+        Ok(there.is_some_and(|there| durable::identity(&there) == self.identity))
     }
 
     /// The locked data file, open for reading and writing.

@@ -1,7 +1,7 @@
 //! Records on disk: read without the lock, written by its holder.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -48,15 +48,15 @@ const TORN_READS_MAX: u32 = 10_000;
 /// # Errors
 /// That it is missing, cannot be read, or is no record.
 pub fn read(path: &Path) -> Result<Record, RecordError> {
-    let file = durable::open(path, false)?;
-    let mut bytes = read_all(&file, path)?;
+    let (file, length) = durable::open_sized(path, false)?;
+    let mut bytes = read_all(&file, length, path)?;
     for _ in 0..TORN_READS_MAX {
         if !is_torn(&bytes) {
             break;
         }
         std::thread::yield_now();
         let mut head = [0; HEAD_LEN];
-        let n = read_at(&file, &mut head, path)?;
+        let n = read_at(&file, &mut head, 0, path)?;
         if let (Some(old), Some(new)) = (bytes.get_mut(..n), head.get(..n)) {
             old.copy_from_slice(new);
         }
@@ -65,43 +65,56 @@ pub fn read(path: &Path) -> Result<Record, RecordError> {
 }
 
 fn parse(bytes: &[u8], path: &Path) -> Result<Record, RecordError> {
-    let record = Record::from_bytes(bytes).and_then(|record| {
-        let read = record.read_in(BootId::this());
-        if read.length.is_some_and(|length| length.0 < read.offset.0) {
-            return Err("offset past the length".to_owned());
-        }
-        Ok(read)
-    });
-    record.map_err(|reason| RecordError::Unreadable {
+    parse_raw(bytes, path).and_then(|record| in_this_boot(record, path))
+}
+
+/// What is written, whichever boot it holds in.
+fn parse_raw(bytes: &[u8], path: &Path) -> Result<Record, RecordError> {
+    Record::from_bytes(bytes).map_err(|reason| unreadable(path, reason))
+}
+
+fn in_this_boot(record: Record, path: &Path) -> Result<Record, RecordError> {
+    let read = record.read_in(BootId::this());
+    if read.length.is_some_and(|length| length.0 < read.offset.0) {
+        return Err(unreadable(path, "offset past the length".to_owned()));
+    }
+    Ok(read)
+}
+
+fn unreadable(path: &Path, reason: String) -> RecordError {
+    RecordError::Unreadable {
         path: path.to_owned(),
         reason,
-    })
-}
-
-/// Whether these bytes begin as we would write them, so that only their head need be overwritten.
-fn has_head(bytes: &[u8]) -> bool {
-    let written = Record::from_bytes(bytes).map(|record| record.head());
-    written.is_ok_and(|head| bytes.get(..HEAD_LEN) == Some(head.as_slice()))
-}
-
-fn read_all(file: &File, path: &Path) -> Result<Vec<u8>, RecordError> {
-    let mut bytes = Vec::with_capacity(2048);
-    file.take(RECORD_MAX + 1)
-        .read_to_end(&mut bytes)
-        .on("read", path)?;
-    if RECORD_MAX < bytes.len() as u64 {
-        let reason = "too large".to_owned();
-        return Err(RecordError::Unreadable {
-            path: path.to_owned(),
-            reason,
-        });
     }
+}
+
+/// Whether these bytes, of that record, begin as we would write them, so that only their head need
+/// be overwritten.
+fn has_head(bytes: &[u8], record: &Record) -> bool {
+    bytes.get(..HEAD_LEN) == Some(record.head().as_slice())
+}
+
+/// Reads as much as there was when the file was opened: a record never changes its length.
+fn read_all(file: &File, length: u64, path: &Path) -> Result<Vec<u8>, RecordError> {
+    let length = match usize::try_from(length) {
+        Ok(n) if length <= RECORD_MAX => n,
+        _ => return Err(unreadable(path, "too large".to_owned())),
+    };
+    let mut bytes = vec![0; length];
+    let mut read = 0;
+    while read < length {
+        match read_at(file, &mut bytes[read..], read as u64, path)? {
+            0 => break,
+            n => read += n,
+        }
+    }
+    bytes.truncate(read);
     Ok(bytes)
 }
 
-fn read_at(file: &File, buffer: &mut [u8], path: &Path) -> Result<usize, DiskError> {
+fn read_at(file: &File, buffer: &mut [u8], at: u64, path: &Path) -> Result<usize, DiskError> {
     loop {
-        match file.read_at(buffer, 0) {
+        match file.read_at(buffer, at) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             result => return result.on("read", path),
         }
@@ -140,10 +153,11 @@ impl RecordFile {
     /// # Errors
     /// That it is missing, cannot be read, or is no record.
     pub fn open(path: PathBuf) -> Result<(Self, Record), RecordError> {
-        let file = durable::open(&path, true)?;
-        let bytes = read_all(&file, &path)?;
-        let record = parse(&bytes, &path)?;
-        let has_head = has_head(&bytes);
+        let (file, length) = durable::open_sized(&path, true)?;
+        let bytes = read_all(&file, length, &path)?;
+        let written = parse_raw(&bytes, &path)?;
+        let has_head = has_head(&bytes, &written);
+        let record = in_this_boot(written, &path)?;
         Ok((
             Self {
                 file,
