@@ -57,6 +57,12 @@ enum How {
 }
 
 impl Candidate {
+    /// Whether it came from a listing of `completed/`.
+    #[must_use]
+    pub fn was_listed(&self) -> bool {
+        self.how == How::Walk && self.turn() == Turn::Fresh
+    }
+
     /// Whose turn it was.
     #[must_use]
     pub fn turn(&self) -> Turn {

@@ -1,7 +1,9 @@
 //! Gives uploads to the jobs of this process and keeps what they share: the picker, the gate, the
 //! breaker, the watch. Jobs wait here for work.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+mod inbox;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use shared::durable::{self, DiskError};
@@ -16,15 +18,14 @@ use crate::gate::{Entry, Gate, Pass};
 use crate::outcome::{End, Suspicion};
 use crate::picker::{Candidate, Miss, Now, Pick, Picker};
 use crate::watch::{Heard, Watch};
+use inbox::Inbox;
 
-/// A listing of this many uploads is a backlog: until it is worked through nobody need listen.
+/// So many uploads left of a listing of which some could be claimed are a backlog: until it is
+/// worked through nobody need listen.
 const BACKLOG: usize = 256;
 
 /// While the end of a drain depends on others, how often to look whether they are done.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
-
-/// News kept while all jobs are busy; beyond, everything is looked at.
-const NEWS_MAX: usize = 1024;
 
 /// Where events were to be had but are refused, how often to look at most: as on a network
 /// filesystem, where none come.
@@ -57,21 +58,6 @@ struct Desk {
     gave_up: bool,
     /// How many uploads may still be taken.
     allowance: Option<u32>,
-}
-
-/// What others have to tell, and whether it is over. Never held for long: events come in here.
-#[derive(Debug, Default)]
-struct Inbox {
-    news: Mutex<News>,
-    bell: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct News {
-    heard: Vec<Heard>,
-    /// Counts reasons to look again that need no words.
-    rung: u64,
-    closed: bool,
 }
 
 /// An upload to be claimed by the job that got it.
@@ -220,6 +206,10 @@ impl Queue {
     pub fn claimed(&self, task: &Task) {
         let mut desk = self.desk();
         desk.picker.claimed(task.candidate);
+        // Not before that: those of others, which stay, would have us list them over and over.
+        if task.candidate.was_listed() && BACKLOG <= desk.picker.fresh_left() {
+            desk.listen(false);
+        }
         if let Some(allowance) = &mut desk.allowance {
             *allowance = allowance.saturating_sub(1);
         }
@@ -275,8 +265,7 @@ impl Queue {
 
     /// No job takes anything any more.
     pub fn close(&self) {
-        self.inbox.news().closed = true;
-        self.inbox.bell.notify_all();
+        self.inbox.close();
     }
 
     /// The spool as it is now.
@@ -299,13 +288,7 @@ impl Queue {
 
     /// Hands what was heard to the picker. Returns the state of the bell, or `None` if closed.
     fn read_news(&self) -> Option<u64> {
-        let (heard, rung) = {
-            let mut news = self.inbox.news();
-            if news.closed {
-                return None;
-            }
-            (std::mem::take(&mut news.heard), news.rung)
-        };
+        let (heard, rung) = self.inbox.read()?;
         if !heard.is_empty() {
             let mut desk = self.desk();
             for news in heard {
@@ -437,9 +420,6 @@ impl Desk {
         self.picker.listed_fresh(ids, fastrand::f64());
         let found = self.picker.fresh_left();
         tracing::debug!(found, "listed completed/");
-        if BACKLOG <= found {
-            self.listen(false);
-        }
         Ok(())
     }
 
@@ -478,35 +458,5 @@ impl Desk {
     }
 }
 
-impl Inbox {
-    fn news(&self) -> MutexGuard<'_, News> {
-        self.news.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn tell(&self, heard: Heard) {
-        let mut news = self.news();
-        match news.heard.len() {
-            0..NEWS_MAX => news.heard.push(heard),
-            _ => news.heard = vec![Heard::Lost],
-        }
-        drop(news);
-        self.bell.notify_one();
-    }
-
-    fn ring_one(&self) {
-        self.news().rung += 1;
-        self.bell.notify_one();
-    }
-
-    fn ring(&self) {
-        self.news().rung += 1;
-        self.bell.notify_all();
-    }
-
-    /// Waits until there is news since `seen`, or the time is over.
-    fn wait(&self, seen: u64, time: Duration) {
-        let quiet = |news: &mut News| news.heard.is_empty() && news.rung == seen && !news.closed;
-        let waited = self.bell.wait_timeout_while(self.news(), time, quiet);
-        drop(waited);
-    }
-}
+#[cfg(test)]
+mod tests;
