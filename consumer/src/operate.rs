@@ -214,9 +214,12 @@ pub struct Verify {
 pub struct Fsck {
     #[command(flatten)]
     spool: SpoolArgs,
-    /// Put right what can be put right; data is never deleted
+    /// Put right what can be put right; no data is deleted but what an ended upload has left behind
     #[arg(long)]
     repair: bool,
+    /// On network filesystems, how long a silent consumer keeps its claims; as the consumers' flag
+    #[arg(long, value_name = "DURATION", default_value_t = Period::from_secs(60))]
+    lease: Period,
     /// One JSON object per line
     #[arg(long)]
     json: bool,

@@ -62,6 +62,23 @@ pub fn read_state(
     }
 }
 
+/// Whether a claim's holder is gone. Changes nothing.
+///
+/// # Errors
+/// As open(2), flock(2) and stat(2).
+pub fn is_abandoned(
+    spool: &Spool,
+    id: UploadId,
+    claim: ClaimId,
+    lease: Option<Duration>,
+) -> Result<bool, DiskError> {
+    let path = spool.layout().data(id, DataAt::Claimed(claim));
+    match DataLock::try_lock(&path)? {
+        TryLock::Held(_) => lease.map_or(Ok(true), |l| heartbeat_expired(spool, id, claim, l)),
+        TryLock::Busy | TryLock::Missing => Ok(false),
+    }
+}
+
 /// Looks at a claim and, if its holder is gone, takes the next step for its upload.
 ///
 /// # Errors

@@ -18,6 +18,7 @@ mod crash;
 mod deploy;
 mod disk;
 mod events;
+mod fsck;
 mod gluster;
 mod hooks;
 mod janitor;

@@ -1,0 +1,420 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use proptest::prelude::*;
+use shared::claim::Claim;
+use shared::id::ClaimId;
+use shared::layout::{Dir, Entry};
+use shared::record::{Place, RecordFile};
+use shared::settle::Settled;
+
+use super::*;
+
+#[test]
+fn a_sound_spool_is_sound() {
+    let case = Case::new();
+    case.upload();
+    case.dead("no");
+    assert_eq!(case.fsck(false), (true, String::new()));
+}
+
+#[test]
+fn damage_is_reported_and_repaired_and_no_data_is_lost() {
+    type Damage = fn(&Case, UploadId);
+    let layout = |case: &Case| case.spool.layout().clone();
+    let damages: [(&str, Damage); 6] = [
+        ("without a record", |case, id| {
+            let record = case.spool.layout().record(id, RecordAt::Completed);
+            std::fs::remove_file(record).unwrap();
+        }),
+        ("unreadable record", |case, id| {
+            let record = case.spool.layout().record(id, RecordAt::Completed);
+            std::fs::write(record, "{").unwrap();
+        }),
+        ("does not fit", |case, id| {
+            let data = case.spool.layout().data(id, DataAt::Completed);
+            std::fs::write(data, "hell").unwrap();
+        }),
+        ("half done", |case, id| {
+            let (from, to) = (
+                case.spool.layout().data(id, DataAt::Completed),
+                case.spool.layout().data(id, DataAt::Uploads),
+            );
+            shared::durable::rename(&from, &to).unwrap();
+        }),
+        ("claimed by a consumer that is gone", |case, id| {
+            let claim = ClaimId::generate();
+            let (from, to) = (
+                case.spool.layout().data(id, DataAt::Completed),
+                case.spool.layout().data(id, DataAt::Claimed(claim)),
+            );
+            shared::durable::rename(&from, &to).unwrap();
+        }),
+        ("state of a claim that is over", |case, id| {
+            let claim = ClaimId::generate();
+            std::fs::write(case.spool.layout().state(id, claim), "{}").unwrap();
+        }),
+    ];
+    for (expected, damage) in damages {
+        let case = Case::new();
+        let id = case.upload();
+        damage(&case, id);
+        let (sound, told) = case.fsck(false);
+        assert!(!sound && told.contains(expected), "{expected}: {told}");
+        let (repaired, told) = case.fsck(true);
+        assert!(repaired, "{expected}: {told}");
+        assert_eq!(case.fsck(false), (true, String::new()), "{expected}");
+        let places = [DataAt::Completed, DataAt::Failed];
+        let kept = places.iter().filter(|at| {
+            let data = std::fs::read(layout(&case).data(id, **at)).unwrap_or_default();
+            data.starts_with(b"hell")
+        });
+        assert_eq!(kept.count(), 1, "{expected}");
+    }
+}
+
+/// Every name that an upload can have in the spool, and what of it has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Data,
+    Record,
+    State,
+    Reason,
+    Temp,
+    Event,
+}
+
+/// How many [`names`] there are.
+const NAMES: usize = 17;
+
+fn names(case: &Case, id: UploadId) -> [(Kind, PathBuf); NAMES] {
+    let layout = case.spool.layout();
+    let claim = |n: u8| -> ClaimId { format!("{n:032x}").parse().unwrap() };
+    let data = |at| (Kind::Data, layout.data(id, at));
+    let record = |at| (Kind::Record, layout.record(id, at));
+    [
+        data(DataAt::Uploads),
+        data(DataAt::Completed),
+        data(DataAt::Claimed(claim(1))),
+        data(DataAt::Claimed(claim(2))),
+        data(DataAt::Deferred(1)),
+        data(DataAt::Deferred(shared::layout::NOT_BEFORE_MAX)),
+        data(DataAt::Held),
+        data(DataAt::Failed),
+        record(RecordAt::Uploads),
+        record(RecordAt::Completed),
+        record(RecordAt::Failed),
+        record(RecordAt::Receipts),
+        (Kind::State, layout.state(id, claim(1))),
+        (Kind::State, layout.state(id, claim(2))),
+        (Kind::Reason, layout.reason(id)),
+        (Kind::Temp, layout.temp(Dir::Claimed, id, claim(3))),
+        (Kind::Event, layout.event(id)),
+    ]
+}
+
+/// Where an upload stands before anything goes wrong with it.
+#[derive(Debug, Clone, Copy)]
+enum Life {
+    Receiving,
+    Queued,
+    Claimed,
+    Deferred,
+    Held,
+    Dead,
+    Delivered,
+    /// Its command took the data and failed.
+    DataTaken,
+}
+
+const LIVES: [Life; 8] = [
+    Life::Receiving,
+    Life::Queued,
+    Life::Claimed,
+    Life::Deferred,
+    Life::Held,
+    Life::Dead,
+    Life::Delivered,
+    Life::DataTaken,
+];
+
+impl Case {
+    fn claim(&self, id: UploadId) -> Claim {
+        match try_claim(&self.spool, id, DataAt::Completed, UnixTime::now()).unwrap() {
+            TryClaim::Claimed(claim) => *claim,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn live(&self, life: Life) -> UploadId {
+        let now = UnixTime::now();
+        if let Life::Receiving = life {
+            let new = NewData::create(&self.spool).unwrap();
+            let id = new.id();
+            new.data().write_all_at(b"hel", 0).unwrap();
+            let mut record = Record::new(Some(Length(5)), now);
+            record.offset = Offset(3);
+            new.into_receiving(record).unwrap();
+            return id;
+        }
+        let id = self.upload();
+        let settled = match life {
+            Life::Receiving | Life::Queued => return id,
+            // Dropped: what a crash leaves.
+            Life::Claimed => return self.claim(id).id(),
+            Life::Deferred => self.claim(id).retry(Default::default(), 4_000_000_000),
+            Life::Held => self.claim(id).hold(),
+            Life::Dead => self.claim(id).dead(None, "no", now),
+            Life::Delivered => self.claim(id).delivered(None, None, now),
+            Life::DataTaken => {
+                let claim = self.claim(id);
+                std::fs::remove_file(claim.path()).unwrap();
+                assert_eq!(claim.dead(None, "no", now).unwrap(), Settled::DataTaken);
+                return id;
+            }
+        };
+        assert_eq!(settled.unwrap(), Settled::Done);
+        id
+    }
+}
+
+/// One thing that goes wrong with the files of an upload. Numbers choose among its [`names`].
+#[derive(Debug, Clone)]
+enum Harm {
+    Remove(usize),
+    /// Cut to a part of its length.
+    Truncate(usize, usize),
+    /// Other bytes, or none that were there before.
+    Write(usize, Vec<u8>),
+    /// Another upload's record, of another state, or of one that has ended.
+    Tell(usize, Place, u64),
+    Move(usize, usize),
+    Copy(usize, usize),
+    Link(usize, usize),
+}
+
+fn harms() -> impl Strategy<Value = Harm> {
+    let name = 0..NAMES;
+    let garbage = prop_oneof![
+        proptest::collection::vec(any::<u8>(), 0..700),
+        Just(b"{}".to_vec()),
+        Just(b"other".to_vec()),
+        Just(vec![0; 600]),
+    ];
+    prop_oneof![
+        name.clone().prop_map(Harm::Remove),
+        (name.clone(), 0..2000usize).prop_map(|(n, length)| Harm::Truncate(n, length)),
+        (name.clone(), garbage).prop_map(|(n, bytes)| Harm::Write(n, bytes)),
+        (
+            name.clone(),
+            proptest::sample::select(&Place::ALL[..]),
+            0..7u64
+        )
+            .prop_map(|(n, place, offset)| Harm::Tell(n, place, offset)),
+        (name.clone(), name.clone()).prop_map(|(n, to)| Harm::Move(n, to)),
+        (name.clone(), name.clone()).prop_map(|(n, to)| Harm::Copy(n, to)),
+        (name.clone(), name).prop_map(|(n, to)| Harm::Link(n, to)),
+    ]
+}
+
+/// What happens to something happens to one that is there. What cannot be done is not done.
+fn harm(case: &Case, id: UploadId, harm: &Harm) {
+    let names = names(case, id);
+    let there: Vec<_> = names.iter().filter(|(_, path)| path.is_file()).collect();
+    if there.is_empty() {
+        return;
+    }
+    let one = |n: &usize| there[n % there.len()];
+    // Of the same kind, so that data stays data.
+    let other = |n: &usize, to: &usize| {
+        let (kind, _) = one(n);
+        let alike: Vec<_> = names.iter().filter(|(other, _)| other == kind).collect();
+        alike[to % alike.len()].1.clone()
+    };
+    match harm {
+        // Data that is gone is not fsck's to bring back.
+        Harm::Remove(n) if one(n).0 == Kind::Data => {}
+        Harm::Remove(n) => std::fs::remove_file(&one(n).1).unwrap(),
+        Harm::Truncate(n, length) => {
+            let bytes = std::fs::read(&one(n).1).unwrap();
+            std::fs::write(&one(n).1, &bytes[..length % bytes.len().max(1)]).unwrap();
+        }
+        Harm::Write(n, bytes) => {
+            // Not over data: what was there would be missed.
+            let (kind, path) = &names[*n];
+            if *kind != Kind::Data || !path.is_file() {
+                std::fs::write(path, bytes).unwrap();
+            }
+        }
+        Harm::Tell(n, place, offset) => tell_place(one(n), *place, *offset),
+        Harm::Move(n, to) => {
+            drop(shared::durable::rename_noreplace(&one(n).1, &other(n, to)));
+        }
+        Harm::Copy(n, to) => {
+            if !other(n, to).is_file() {
+                std::fs::copy(&one(n).1, other(n, to)).unwrap();
+            }
+        }
+        Harm::Link(n, to) => drop(shared::durable::link(&one(n).1, &other(n, to))),
+    }
+}
+
+/// Has the record say that the upload is in another place, and how much of it there is.
+fn tell_place((kind, path): &(Kind, PathBuf), place: Place, offset: u64) {
+    if *kind != Kind::Record {
+        return;
+    }
+    let (file, mut record) = match RecordFile::open(path.clone()) {
+        Ok(opened) => opened,
+        Err(_) => return,
+    };
+    (record.place, record.offset) = (place, Offset(offset));
+    file.write_head(&record).unwrap();
+}
+
+/// The content of every data file in the spool, and whose it was.
+fn contents(case: &Case) -> BTreeSet<Vec<u8>> {
+    let entries = Dir::ALL
+        .iter()
+        .flat_map(|dir| case.spool.entries(*dir).unwrap());
+    let data = entries.filter_map(|entry| match entry.unwrap() {
+        Entry::Data(id, at) => Some(std::fs::read(case.spool.layout().data(id, at)).unwrap()),
+        _ => None,
+    });
+    data.collect()
+}
+
+/// Whether a record says that the upload has ended, so that everybody may remove its data.
+fn has_ended(case: &Case, id: UploadId) -> bool {
+    let ended = |at: &RecordAt| {
+        let record = shared::record::read(&case.spool.layout().record(id, *at));
+        record.is_ok_and(|record| record.place.is_ending())
+    };
+    RecordAt::ALL.iter().any(ended)
+}
+
+/// Delivers what can be claimed, as consumers do: fresh, deferred, and what crashes left. Whether
+/// all of it could be.
+fn drain(case: &Case) -> Result<(), String> {
+    let now = UnixTime::now();
+    let rules = shared::orphan::Rules {
+        lease: None,
+        max_attempts: 10,
+    };
+    for dir in [Dir::Claimed, Dir::Completed, Dir::Deferred] {
+        for entry in case.spool.entries(dir).unwrap() {
+            match entry.unwrap() {
+                Entry::Data(id, DataAt::Claimed(claim)) => {
+                    return Err(format!("{id} is still claimed by {claim}: {rules:?}"));
+                }
+                Entry::Data(id, at) => match try_claim(&case.spool, id, at, now).unwrap() {
+                    TryClaim::Claimed(claim) => {
+                        let settled = claim.delivered(None, None, now).unwrap();
+                        assert_eq!(settled, Settled::Done);
+                    }
+                    other => return Err(format!("{other:?}")),
+                },
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+fn listing(case: &Case) -> BTreeMap<Dir, BTreeSet<String>> {
+    let names = |dir: &Dir| {
+        let names = std::fs::read_dir(case.spool.layout().dir(*dir)).unwrap();
+        let names = names.map(|name| name.unwrap().file_name().into_string().unwrap());
+        (*dir, names.collect())
+    };
+    Dir::ALL.iter().map(names).collect()
+}
+
+#[test]
+fn an_upload_in_any_state_of_its_life_is_sound_unless_its_consumer_is_gone() {
+    for life in LIVES {
+        let case = Case::new();
+        case.live(life);
+        let (sound, told) = case.fsck(false);
+        let crashed = matches!(life, Life::Claimed);
+        assert_eq!(
+            (sound, told.is_empty()),
+            (!crashed, !crashed),
+            "{life:?}: {told}"
+        );
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: if std::env::var_os("TUSPOOL_LONG").is_some() { 5000 } else { 120 },
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+    #[test]
+    fn whatever_the_damage_it_is_told_and_a_repair_keeps_all_data_for_whoever_goes_on(
+        life in proptest::sample::select(&LIVES[..]),
+        harms in proptest::collection::vec(harms(), 1..6),
+    ) {
+        let case = Case::new();
+        let id = case.live(life);
+        for one in &harms {
+            harm(&case, id, one);
+        }
+        let (before, listed, ended) = (contents(&case), listing(&case), has_ended(&case, id));
+        let (sound, told) = case.fsck(false);
+        prop_assert_eq!(&listed, &listing(&case), "looking changed something");
+        prop_assert_eq!(sound, told.is_empty(), "{}", told);
+        let (repaired, told) = case.fsck(true);
+        prop_assert!(repaired, "{told}");
+        if sound {
+            prop_assert_eq!(&listed, &listing(&case), "a sound spool was changed");
+        }
+        let (sound, told) = case.fsck(false);
+        prop_assert!(sound, "{told}");
+        let after = contents(&case);
+        prop_assert!(ended || before.is_subset(&after), "{before:?} {after:?}");
+        prop_assert_eq!(drain(&case), Ok(()));
+        let (sound, told) = case.fsck(false);
+        prop_assert!(sound, "after a drain: {told}");
+    }
+}
+
+#[test]
+fn what_cannot_be_read_or_is_of_a_later_version_is_not_touched() {
+    type Make = fn(&std::path::Path);
+    let cases: [(bool, Make); 3] = [
+        (false, |path| {
+            let text = std::fs::read(path).unwrap();
+            let mut newer: serde_json::Value = serde_json::from_slice(&text).unwrap();
+            newer["format"] = 9.into();
+            std::fs::write(path, newer.to_string()).unwrap();
+        }),
+        (true, |path| {
+            std::fs::remove_file(path).unwrap();
+            std::fs::create_dir(path).unwrap();
+        }),
+        (true, |path| {
+            std::fs::remove_file(path).unwrap();
+            std::os::unix::fs::symlink("/dev/null", path).unwrap();
+        }),
+    ];
+    for (is_told, make) in cases {
+        for life in [Life::Delivered, Life::Receiving] {
+            let case = Case::new();
+            let id = case.live(life);
+            let at = match life {
+                Life::Delivered => RecordAt::Receipts,
+                _ => RecordAt::Uploads,
+            };
+            let path = case.spool.layout().record(id, at);
+            make(&path);
+            let (before, kind) = (contents(&case), std::fs::symlink_metadata(&path).unwrap());
+            let (sound, told) = case.fsck(true);
+            assert_eq!((sound, told.is_empty()), (!is_told, !is_told), "{told}");
+            assert_eq!(contents(&case), before);
+            let now = std::fs::symlink_metadata(&path).unwrap();
+            assert_eq!(now.file_type(), kind.file_type());
+        }
+    }
+}
