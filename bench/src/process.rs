@@ -34,6 +34,13 @@ impl Server {
         self.child.id()
     }
 
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
+        #[expect(clippy::cast_possible_wrap, reason = "process ids are small")]
+        let pid = Pid::from_raw(self.pid() as i32);
+        kill(pid, signal).with_context(|| format!("{signal}"))
+    }
+
     /// Of the process and its living and reaped descendants.
     pub(crate) fn usage(&self) -> Result<Usage> {
         let mut total = Usage::default();

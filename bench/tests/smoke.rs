@@ -28,5 +28,5 @@ fn every_scenario_runs_to_its_end_and_finds_every_byte() {
         String::from_utf8_lossy(&output.stderr),
     );
     assert!(output.status.success(), "{figures}\n{error}");
-    assert_eq!(figures.matches("\n## ").count(), 11, "{figures}");
+    assert_eq!(figures.matches("\n## ").count(), 12, "{figures}");
 }

@@ -5,6 +5,7 @@ mod big;
 mod cut;
 mod growth;
 mod hand_over;
+mod janitor;
 mod slow;
 mod small;
 
@@ -38,7 +39,7 @@ pub(crate) enum Scenario {
     Claim,
     /// A pass of the janitor over 1,000,000 entries
     Janitor,
-    /// The cost of a request with 10² … 10⁶ uploads in the spool
+    /// The cost of a request, a claim and an entry of the janitor with 10² … 10⁶ uploads in the spool
     Growth,
 }
 
@@ -65,7 +66,7 @@ impl Scenario {
             Self::Cut => cut::run(args),
             Self::HandOver => hand_over::run(args),
             Self::Claim => backlog::claim(args),
-            Self::Janitor => backlog::janitor(args),
+            Self::Janitor => janitor::run(args),
             Self::Growth => growth::run(args),
         }
     }
