@@ -14,6 +14,7 @@ use nix::errno::Errno;
 use nix::fcntl::copy_file_range;
 use shared::durable::{self, DiskError, OnPath as _};
 use shared::ending::{self, End};
+use shared::failpoint::{self, Failpoint};
 use shared::id::UploadId;
 use shared::layout::{DataAt, Dir, Entry, RecordAt};
 use shared::receive::{Open, Receiving};
@@ -118,6 +119,7 @@ pub(crate) fn assemble(
     };
     let parts = whole.record().rest.parts.clone();
     name_parts(spool, id, &parts)?;
+    failpoint::hit(Failpoint::AssembleNamed).on("assemble", &whole.data_path())?;
     let mut lengths = Vec::with_capacity(parts.len());
     for (number, part) in (1..).zip(&parts) {
         match look(spool, *part)? {
@@ -218,6 +220,7 @@ fn copy_part(
             (end - at).min(PUBLISH_BYTES),
         );
         at += copied.on("copy", &path)?;
+        failpoint::hit(Failpoint::AssembleCopied).on("assemble", &path)?;
         let is_last = whole.record().length == Some(Length(at));
         if !is_last && PUBLISH_BYTES <= at - whole.record().offset.0 {
             whole.advance(Offset(at), UnixTime::now())?;

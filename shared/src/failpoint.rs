@@ -70,6 +70,10 @@ failpoints! {
     HandoverRecordMoved = "handover.record_moved",
     /// Hand-over: the data has moved too, the directory is not synced.
     HandoverDataMoved = "handover.data_moved",
+    /// Assemble: the parts tell into which final upload they go, nothing is copied.
+    AssembleNamed = "assemble.named",
+    /// Assemble: bytes of a part are copied, the watermark does not cover them.
+    AssembleCopied = "assemble.copied",
     /// Claim: the lock is held, nothing has moved.
     ClaimLocked = "claim.locked",
     /// Claim: the data has its claimed name, there is no state beside it.

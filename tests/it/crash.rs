@@ -2,6 +2,7 @@
 //!
 //! The programs kill themselves at their failpoints, so every step is tried, and only that one.
 
+mod assembler;
 mod consumer;
 mod ingest;
 
@@ -15,8 +16,9 @@ use tests::pipeline::Pipeline;
 use tests::programs::Program;
 
 /// The operations that the tests below walk through, by the part of the name before the dot.
-const WALKED: [&str; 9] = [
-    "create", "advance", "handover", "end", "claim", "deliver", "hook", "settle", "orphan",
+const WALKED: [&str; 10] = [
+    "create", "advance", "assemble", "handover", "end", "claim", "deliver", "hook", "settle",
+    "orphan",
 ];
 
 /// Walked elsewhere: `janitor` below in one test of its own, `back` (an operator's retry) beside
