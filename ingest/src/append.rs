@@ -9,7 +9,7 @@ use shared::durable::{DiskError, OnPath as _};
 use shared::id::UploadId;
 use shared::size::{Length, Offset};
 use tokio::runtime::Handle;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::digests::read_digest;
 use crate::ledger::{Ledger, Lost};
@@ -60,9 +60,17 @@ pub(crate) struct Held {
 /// A publication that runs beside the writing.
 #[derive(Debug)]
 struct Publishing {
-    job: JoinHandle<Result<(), DiskError>>,
+    job: Job,
     upto: u64,
     for_others: bool,
+}
+
+#[derive(Debug)]
+enum Job {
+    /// On a thread that may wait for the disk.
+    Beside(JoinHandle<Result<(), DiskError>>),
+    /// Done: nothing had to be waited for.
+    Done(Result<(), DiskError>),
 }
 
 impl Append {
@@ -179,8 +187,14 @@ impl Append {
             return;
         }
         let upto = self.published + self.unpublished();
-        let ledger = Arc::clone(&self.ledger);
-        let job = tokio::task::spawn_blocking(move || ledger.publish(Offset(upto)));
+        let job = match self.ledger.syncs() {
+            true => {
+                let ledger = Arc::clone(&self.ledger);
+                Job::Beside(spawn_blocking(move || ledger.publish(Offset(upto))))
+            }
+            // A few bytes for the page cache: less than the way to another thread.
+            false => Job::Done(self.ledger.publish(Offset(upto))),
+        };
         self.publishing = Some(Publishing {
             job,
             upto,
@@ -374,11 +388,12 @@ impl Drop for Debt {
 
 /// The end of a running publication; never returns if there is none.
 async fn joined(publishing: &mut Option<Publishing>) -> Result<(), DiskError> {
-    match publishing {
-        Some(running) => match (&mut running.job).await {
+    match publishing.as_mut().map(|running| &mut running.job) {
+        Some(Job::Beside(job)) => match job.await {
             Ok(result) => result,
             Err(panicked) => Err(DiskError::new("publish", "", io::Error::other(panicked))),
         },
+        Some(Job::Done(result)) => std::mem::replace(result, Ok(())),
         None => std::future::pending().await,
     }
 }
@@ -464,7 +479,7 @@ mod tests {
             let mut dropped = Append::new(held, 5, true);
             dropped.write(&[Bytes::from_static(b"hel")]).unwrap();
             // The only thread for what blocks is taken: the publication has to queue.
-            drop(tokio::task::spawn_blocking(move || block.recv().is_err()));
+            drop(spawn_blocking(move || block.recv().is_err()));
             drop(dropped);
             (spool, id)
         });

@@ -94,6 +94,7 @@ pub(crate) async fn receive(
             Some(Wish::Publish) => append.publish_for_others(),
             None => {}
         }
+        body.want(until_boundary(append.position().0));
         let step = tokio::select! {
             // Bytes first: what the client sent before it went away is worth more than the rest.
             biased;
@@ -111,6 +112,12 @@ pub(crate) async fn receive(
             return end;
         }
     }
+}
+
+/// How much of the file is best written next: up to a multiple of a write's size, so that each of
+/// those that follow falls together with the kernel's large pages.
+fn until_boundary(at: u64) -> u64 {
+    GATHER_BYTES as u64 - at % GATHER_BYTES as u64
 }
 
 /// Writes what was gathered behind what was written before.
@@ -248,5 +255,24 @@ impl Clock {
     async fn tick(&mut self) {
         self.next.as_mut().await;
         self.next.as_mut().reset(Instant::now() + TICK);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_write_ends_at_a_multiple_of_its_size_wherever_it_begins() {
+        let most = GATHER_BYTES as u64;
+        for (at, expected) in [
+            (0, most),
+            (1, most - 1),
+            (most - 1, 1),
+            (most, most),
+            (3 * most + 7, most - 7),
+        ] {
+            assert_eq!(until_boundary(at), expected);
+        }
     }
 }

@@ -13,6 +13,7 @@ use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 
 use super::connection::{self, Routes, Shared};
+use super::in_place::in_place;
 use super::listen;
 
 /// Pause before the next `accept` when descriptors or memory have run out.
@@ -44,12 +45,12 @@ pub(crate) async fn accept<R: Routes, S: Future<Output = ()>>(
             continue;
         };
         let connection = connection::serve(shared.clone(), stream, peer, graceful.watcher());
-        tokio::spawn(async move {
+        tokio::spawn(in_place(async move {
             let _permit = permit;
             if let Err(error) = connection.await {
                 debug!(%peer, %error, "connection ended early");
             }
-        });
+        }));
     }
     drop(listener);
     graceful.shutdown()

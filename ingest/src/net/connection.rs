@@ -1,6 +1,7 @@
 //! One connection: HTTP/1 or HTTP/2, the service around the routes, what every answer carries.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::Watcher;
+use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -25,6 +27,7 @@ use tower_service::Service;
 use warp::reply::Response;
 
 use super::exchange::{Exchange, Unread};
+use super::socket::Socket;
 use super::wire::{Phase, Wire};
 
 /// One read of the socket: larger frames mean larger writes. Measured optimum; 2 MiB is slower.
@@ -91,31 +94,33 @@ impl<S> Routes for S where
 /// Serves one connection to its end. An error is the peer's: a reset, a timeout, garbage.
 pub(crate) async fn serve<R: Routes>(
     shared: Shared<R>,
-    socket: TcpStream,
+    accepted: TcpStream,
     peer: SocketAddr,
     shutdown: Watcher,
 ) -> Result<(), hyper::Error> {
     let _open = shared.metrics.connection();
-    let socket = Arc::new(socket);
-    let Ok(Ok(prefix)) = timeout(shared.timeouts.header, read_prefix(&socket)).await else {
+    let Ok(mut socket) = Socket::new(accepted) else {
+        return Ok(());
+    };
+    let Ok(Ok(prefix)) = timeout(shared.timeouts.header, read_prefix(&mut socket)).await else {
         return Ok(());
     };
     let is_http2 = prefix == HTTP2_PREFACE;
     let phase = Arc::new(Phase::default());
     // On HTTP/2 there are no heads between bodies to time: see `idle`. Pings find the dead.
     phase.in_request.store(is_http2, Ordering::Relaxed);
+    let shared_socket = (!is_http2).then(|| socket.share());
     let wire = Wire::new(
-        Arc::clone(&socket),
+        socket,
         prefix,
         Arc::clone(&phase),
         shared.timeouts.header,
         Arc::clone(&shared.lingerers),
     );
-    let socket = (!is_http2).then_some(socket);
     let link = Link {
         peer,
         phase,
-        socket,
+        socket: shared_socket,
     };
     let (routes, phase) = (shared.routes, Arc::clone(&link.phase));
     let service = service_fn(move |request| answer(routes.clone(), link.clone(), request));
@@ -153,19 +158,16 @@ async fn idle(phase: &Phase, timeouts: Timeouts) {
 }
 
 /// Reads until HTTP/2's preface is recognised or ruled out.
-async fn read_prefix(socket: &TcpStream) -> io::Result<Bytes> {
-    let mut buf = [0; HTTP2_PREFACE.len()];
-    let mut len = 0;
-    while len < buf.len() && HTTP2_PREFACE.starts_with(&buf[..len]) {
-        socket.readable().await?;
-        match socket.try_read(&mut buf[len..]) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(n) => len += n,
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-            Err(e) => return Err(e),
+async fn read_prefix(socket: &mut Socket) -> io::Result<Bytes> {
+    let mut space = [0; HTTP2_PREFACE.len()];
+    let mut read = ReadBuf::new(&mut space);
+    while read.remaining() != 0 && HTTP2_PREFACE.starts_with(read.filled()) {
+        let n = poll_fn(|cx| socket.poll_read(cx, &mut read, None)).await?;
+        if n == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
     }
-    Ok(Bytes::copy_from_slice(&buf[..len]))
+    Ok(Bytes::copy_from_slice(read.filled()))
 }
 
 fn http1_builder(keep_alive: Duration) -> http1::Builder {
@@ -207,7 +209,7 @@ struct Link {
     peer: SocketAddr,
     phase: Arc<Phase>,
     /// `None` on HTTP/2.
-    socket: Option<Arc<TcpStream>>,
+    socket: Option<Arc<std::net::TcpStream>>,
 }
 
 /// A request that is being answered, until it is answered or dropped.

@@ -3,8 +3,8 @@
 //! warp boxes a request's body and drops its trailers, so the body travels beside it: the outer
 //! service takes it out of hyper's request and puts it into the extensions.
 
-use std::io;
-use std::net::SocketAddr;
+use std::io::{self, Write as _};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -15,7 +15,6 @@ use http::{Uri, Version};
 use http_body::{Body as _, Frame};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use tokio::net::TcpStream;
 
 use super::wire::Phase;
 
@@ -100,10 +99,10 @@ impl Exchange {
         if self.phase.unsent.load(Ordering::Relaxed) {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        match socket.try_write(head)? {
+        match (&**socket).write(head)? {
             n if n == head.len() => Ok(()),
             // A part of a head on the wire would be read as part of the final one.
-            _ => socket2::SockRef::from(&**socket).shutdown(std::net::Shutdown::Both),
+            _ => socket.shutdown(Shutdown::Both),
         }
     }
 
@@ -120,6 +119,21 @@ pub(crate) struct RequestBody {
 }
 
 impl RequestBody {
+    /// What would best come in one piece. Only where it is certain that so much is still to come:
+    /// on HTTP/1, of a body whose length was told.
+    pub(crate) fn want(&self, bytes: u64) {
+        let left = self
+            .incoming
+            .as_ref()
+            .and_then(|body| body.size_hint().exact());
+        let wanted = match &self.home.socket {
+            Some(_) => left.unwrap_or(0).min(bytes),
+            None => 0,
+        };
+        let wanted = usize::try_from(wanted).unwrap_or(0);
+        self.home.phase.wanted.store(wanted, Ordering::Relaxed);
+    }
+
     /// The next frame; `None` after the last. Cancel-safe.
     pub(crate) async fn frame(&mut self) -> Option<Result<Frame<Bytes>, hyper::Error>> {
         let incoming = self.incoming.as_mut()?;
@@ -148,6 +162,7 @@ impl RequestBody {
 
 impl Drop for RequestBody {
     fn drop(&mut self) {
+        self.home.phase.wanted.store(0, Ordering::Relaxed);
         let rest = self.incoming.take().filter(|body| !body.is_end_stream());
         let mut home = self.home.unread();
         home.body = rest;

@@ -7,19 +7,18 @@
 
 use std::future::Future;
 use std::io;
-use std::net::Shutdown;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::socket::Socket;
 
 /// What a lingering close may read and throw away, and for how long.
 const LINGER_BYTES_MAX: u64 = 64 << 20;
@@ -41,6 +40,9 @@ pub(crate) struct Phase {
     pub(crate) body_left: AtomicBool,
     /// An answer, or a part of one, waits until the client has read what was sent before.
     pub(crate) unsent: AtomicBool,
+    /// What the reader of a body would have in one piece, all of it still to come; 0 if there is
+    /// no such reader, or it does not know.
+    pub(crate) wanted: AtomicUsize,
 }
 
 impl Phase {
@@ -49,11 +51,18 @@ impl Phase {
         let ended = self.ended.load(Ordering::Relaxed);
         (self.heads.load(Ordering::Relaxed), ended)
     }
+
+    /// What is to be read in one piece. Not while an answer waits to be sent: it needs the runtime
+    /// to see when it can be.
+    fn wanted(&self) -> Option<usize> {
+        let wanted = self.wanted.load(Ordering::Relaxed);
+        (wanted != 0 && !self.unsent.load(Ordering::Relaxed)).then_some(wanted)
+    }
 }
 
 /// See the module's documentation.
 pub(crate) struct Wire {
-    socket: Arc<TcpStream>,
+    socket: Socket,
     prefix: Bytes,
     phase: Arc<Phase>,
     header_timeout: Duration,
@@ -72,7 +81,7 @@ struct Closing {
 
 impl Wire {
     pub(crate) fn new(
-        socket: Arc<TcpStream>,
+        socket: Socket,
         prefix: Bytes,
         phase: Arc<Phase>,
         header_timeout: Duration,
@@ -115,19 +124,9 @@ impl Wire {
         }
     }
 
-    fn poll_socket(&self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<usize>> {
-        loop {
-            ready!(self.socket.poll_read_ready(cx))?;
-            match self.socket.try_read_buf(buf) {
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                result => return Poll::Ready(result),
-            }
-        }
-    }
-
     /// Ends the writing side and prepares to linger; `None` when enough others linger already.
     fn start_closing(&self) -> io::Result<Option<Closing>> {
-        SockRef::from(&*self.socket).shutdown(Shutdown::Write)?;
+        self.socket.shut_down()?;
         let Ok(permit) = Arc::clone(&self.lingerers).try_acquire_owned() else {
             return Ok(None);
         };
@@ -155,7 +154,7 @@ impl Wire {
                 return Poll::Ready(());
             }
             let mut buf = ReadBuf::uninit(&mut scratch);
-            match ready!(self.poll_socket(cx, &mut buf)) {
+            match ready!(self.socket.poll_read(cx, &mut buf, None)) {
                 Ok(0) | Err(_) => return Poll::Ready(()),
                 Ok(n) => {
                     if let Some(closing) = &mut self.closing {
@@ -179,7 +178,8 @@ impl AsyncRead for Wire {
             self.poll_head_deadline(cx, true)?;
             return Poll::Ready(Ok(()));
         }
-        match self.poll_socket(cx, buf) {
+        let wanted = self.phase.wanted();
+        match self.socket.poll_read(cx, buf, wanted) {
             Poll::Ready(result) => {
                 let n = result?;
                 self.poll_head_deadline(cx, n > 0)?;
@@ -203,24 +203,17 @@ impl AsyncWrite for Wire {
     }
 
     fn poll_write_vectored(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         data: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         // Whatever is not written now is kept by who calls, and written with the next call.
         self.phase.unsent.store(true, Ordering::Relaxed);
-        loop {
-            ready!(self.socket.poll_write_ready(cx))?;
-            match self.socket.try_write_vectored(data) {
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                result => {
-                    let all: usize = data.iter().map(|piece| piece.len()).sum();
-                    let is_rest = result.as_ref().is_ok_and(|&written| written < all);
-                    self.phase.unsent.store(is_rest, Ordering::Relaxed);
-                    return Poll::Ready(result);
-                }
-            }
-        }
+        let result = ready!(self.socket.poll_write(cx, data));
+        let all: usize = data.iter().map(|piece| piece.len()).sum();
+        let is_rest = result.as_ref().is_ok_and(|&written| written < all);
+        self.phase.unsent.store(is_rest, Ordering::Relaxed);
+        Poll::Ready(result)
     }
 
     fn is_write_vectored(&self) -> bool {

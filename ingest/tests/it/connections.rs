@@ -108,6 +108,23 @@ fn a_body_may_be_slower_than_the_header_timeout() {
 }
 
 #[test]
+fn a_request_right_behind_a_large_body_is_answered() {
+    let server = TestServer::start(&[]);
+    let length = 9_000_001;
+    let upload = server.create(length);
+    let mut connection = server.connect();
+    connection.send(patch_head(&upload, 0, length));
+    let mut body = vec![b'x'; length];
+    body.extend(b"OPTIONS /files/ HTTP/1.1\r\nHost: x\r\n\r\n");
+    connection.send(body);
+    let offset = length.to_string();
+    connection
+        .response()
+        .expect(204, &[("Upload-Offset", &offset)]);
+    connection.response().expect(204, &[]);
+}
+
+#[test]
 fn more_connections_than_allowed_wait_for_their_turn() {
     let server = TestServer::start(&["--max-connections", "1"]);
     let mut first = server.connect();
