@@ -35,9 +35,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         "µs of CPU, and what the filesystem alone takes: per upload (create + PATCH of 10 KiB), per HEAD, and per entry of a pass of the janitor that has nothing to do but to look\n"
     );
     println!(
-        "| uploads | upload | filesystem | HEAD | filesystem | janitor's entry | filesystem | janitor's peak RSS MiB |"
+        "| uploads | upload | filesystem | HEAD | filesystem | janitor's entry | filesystem |"
     );
-    println!("|---|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|");
     for &count in &sizes {
         received(args, count, sample)?;
     }
@@ -66,14 +66,14 @@ fn received(args: &Args, count: u64, sample: u32) -> Result<()> {
     std::fs::create_dir_all(&root)?;
     let spool = open_at(&root.join("spool"))?;
     let passes = (100_000 / count.max(1)).clamp(1, 100);
-    let idle = janitors(args, &spool, passes)?.0;
+    let idle = janitors(args, &spool, passes)?;
     for _ in 0..count {
         let record = Record::new(Some(Length(1)), UnixTime::now());
         NewData::create(&spool)?.into_receiving(record)?;
     }
     // Older than the grace, so that none is passed over for being young.
     std::thread::sleep(Duration::from_millis(2100));
-    let (busy, rss_kib) = janitors(args, &spool, passes)?;
+    let busy = janitors(args, &spool, passes)?;
     let looked = per(busy.saturating_sub(idle), passes * count * 2);
     let bare_looked = bare::look(&spool)?;
 
@@ -94,18 +94,17 @@ fn received(args: &Args, count: u64, sample: u32) -> Result<()> {
     let asked = running.server.usage()?.cpu;
     let of = u64::from(sample);
     println!(
-        "| {count} | {:.0} | {:.0} | {:.0} | {:.1} | {looked:.1} | {bare_looked:.1} | {:.1} |",
+        "| {count} | {:.0} | {:.0} | {:.0} | {:.1} | {looked:.1} | {bare_looked:.1} |",
         per(sent.saturating_sub(before), of),
         bare::upload(&spool, sample)?,
         per(asked.saturating_sub(created), of),
         bare::head(&spool, sample)?,
-        rss_kib as f64 / 1024.0,
     );
     Ok(())
 }
 
-/// CPU time of so many passes of the janitor, and the most memory that a child has had.
-fn janitors(args: &Args, spool: &Spool, passes: u64) -> Result<(Duration, i64)> {
+/// CPU time of so many passes of the janitor.
+fn janitors(args: &Args, spool: &Spool, passes: u64) -> Result<Duration> {
     let before = bare::cpu(UsageWho::RUSAGE_CHILDREN)?;
     for _ in 0..passes {
         let mut command = Command::new(program(args, "janitor")?);
@@ -115,9 +114,7 @@ fn janitors(args: &Args, spool: &Spool, passes: u64) -> Result<(Duration, i64)> 
         let said = String::from_utf8_lossy(&ended.stderr);
         ensure!(ended.status.success(), "{command:?}: {said}");
     }
-    let used = bare::cpu(UsageWho::RUSAGE_CHILDREN)?.saturating_sub(before);
-    let most = nix::sys::resource::getrusage(UsageWho::RUSAGE_CHILDREN)?.max_rss();
-    Ok((used, most))
+    Ok(bare::cpu(UsageWho::RUSAGE_CHILDREN)?.saturating_sub(before))
 }
 
 /// One row: claims beside many uploads that wait.
