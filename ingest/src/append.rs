@@ -340,11 +340,28 @@ impl Append {
         owes.then(|| Offset(self.published + self.unpublished()))
     }
 
-    /// Hands the upload over, complete at `length`. Blocks.
-    pub(crate) fn hand_over(&mut self, length: Length) -> Result<(), DiskError> {
-        let result = self.ledger.hand_over(length);
+    /// The last that is done with an upload's files: what arrived counts, and the upload is handed
+    /// over if it is complete at `whole`. Blocks, but not for a sync that others wait for too.
+    /// `done` gets this back, for its files to be given up; it is called on whichever thread syncs,
+    /// and must not block.
+    pub(crate) fn conclude_then(
+        mut self,
+        whole: Option<Length>,
+        done: impl FnOnce(Result<(), DiskError>, Self) + Send + 'static,
+    ) {
+        let only_creates = self.owed() == Some(Offset(0)) && self.ledger.is_new();
+        if whole.is_none() && !only_creates {
+            let result = self.publish_now();
+            return done(result, self);
+        }
         self.closed = true;
-        result
+        // Nobody keeps the ledger, and the lock with it, for longer than `done` wants it.
+        let ledger = Arc::clone(&self.ledger);
+        let done = move |result| done(result, self);
+        match whole {
+            Some(length) => ledger.hand_over_then(length, done),
+            None => ledger.create_then(done),
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use shared::durable::DiskError;
 use shared::id::UploadId;
 use shared::layout::Dir;
-use shared::receive::{NewData, Receiving};
+use shared::receive::{Moved, NewData, Receiving};
 use shared::record::{Finish, Record};
 use shared::size::{Length, Offset};
 use shared::spool::Spool;
@@ -56,6 +56,13 @@ impl Files {
             Self::New(..) | Self::Closed | Self::Failed(_) => Offset(0),
         }
     }
+}
+
+/// An upload that was handed over but for the last sync.
+struct Handed {
+    moved: Moved,
+    /// Where it stood before; `None` if it was new.
+    from: Option<Offset>,
 }
 
 /// Why a writer that paused cannot go on.
@@ -220,22 +227,81 @@ impl Ledger {
         }
     }
 
-    /// Hands the upload over, complete at `length`.
+    /// Whether there is no record yet.
+    pub(crate) fn is_new(&self) -> bool {
+        matches!(&*self.files(), Files::New(..))
+    }
+
+    /// Makes a creation without bytes durable. The files are given up with it. `done` is called on
+    /// whichever thread syncs, and must not block.
+    pub(crate) fn create_then(
+        self: Arc<Self>,
+        done: impl FnOnce(Result<(), DiskError>) + Send + 'static,
+    ) {
+        let found = std::mem::replace(&mut *self.files(), Files::Closed);
+        let made = match found {
+            Files::New(new, record) => new.into_receiving(*record).map(Some),
+            Files::Failed(kind) => Err(self.has_failed(kind)),
+            Files::Receiving(_) | Files::Closed => Ok(None),
+        };
+        let told = move |result: Result<Option<Record>, DiskError>| {
+            let result = result.map(|record| {
+                record
+                    .iter()
+                    .for_each(|record| self.raise(Kind::Created, record));
+            });
+            drop(self);
+            done(result);
+        };
+        match made {
+            Ok(Some(receiving)) => {
+                receiving.sync_creation_then(move |settled| told(settled.map(Some)));
+            }
+            Ok(None) => told(Ok(None)),
+            Err(error) => told(Err(error)),
+        }
+    }
+
+    /// Hands the upload over, complete at `length`. `done` is called on whichever thread syncs, and
+    /// must not block.
     ///
-    /// # Errors
-    /// As the steps. Whoever looks next goes on from there (`shared::handover::recover`).
-    pub(crate) fn hand_over(&self, length: Length) -> Result<(), DiskError> {
+    /// If that fails, whoever looks next goes on from there (`shared::handover::recover`).
+    pub(crate) fn hand_over_then(
+        self: Arc<Self>,
+        length: Length,
+        done: impl FnOnce(Result<(), DiskError>) + Send + 'static,
+    ) {
+        let moved = self.move_over(length);
+        let told = move |result: Result<Option<(Record, Option<Offset>)>, DiskError>| {
+            let result = result.map(|handed| {
+                handed
+                    .iter()
+                    .for_each(|(record, from)| self.has_handed_over(record, *from));
+            });
+            drop(self);
+            done(result);
+        };
+        match moved {
+            Ok(Some(Handed { moved, from })) => {
+                moved.settle_then(move |settled| told(settled.map(|record| Some((record, from)))));
+            }
+            Ok(None) => told(Ok(None)),
+            Err(error) => told(Err(error)),
+        }
+    }
+
+    /// Takes all the steps of a hand-over but the last, the sync that many share. `None` if there
+    /// is nothing to hand over any more.
+    fn move_over(&self, length: Length) -> Result<Option<Handed>, DiskError> {
         let now = UnixTime::now();
-        match std::mem::replace(&mut *self.files(), Files::Closed) {
+        let found = std::mem::replace(&mut *self.files(), Files::Closed);
+        let (moved, from) = match found {
             Files::New(new, mut record) => {
                 record.offset = Offset(length.0);
                 record.length = Some(length);
                 record.flagged |= record.rest.finish == Finish::AtFlag;
                 record.last_write = now;
-                let record = new.into_completed(*record, now)?;
-                self.raise(Kind::Created, &record);
-                self.progress(&record, Offset(0));
-                self.raise(Kind::Completed, &record);
+                (new.move_over(*record, now)?, None)
             }
             Files::Receiving(mut receiving) => {
                 if receiving.record().length != Some(length) {
@@ -245,14 +311,20 @@ impl Ledger {
                     receiving.set_flagged(true)?;
                 }
                 let from = receiving.record().offset;
-                let record = receiving.hand_over(Offset(length.0), now)?;
-                self.progress(&record, from);
-                self.raise(Kind::Completed, &record);
+                (receiving.move_over(Offset(length.0), now)?, Some(from))
             }
-            Files::Closed => {}
+            Files::Closed => return Ok(None),
             Files::Failed(kind) => return Err(self.has_failed(kind)),
+        };
+        Ok(Some(Handed { moved, from }))
+    }
+
+    fn has_handed_over(&self, record: &Record, from: Option<Offset>) {
+        if from.is_none() {
+            self.raise(Kind::Created, record);
         }
-        Ok(())
+        self.progress(record, from.unwrap_or(Offset(0)));
+        self.raise(Kind::Completed, record);
     }
 
     fn has_failed(&self, kind: io::ErrorKind) -> DiskError {
@@ -331,8 +403,10 @@ mod tests {
         }
         // The kernel would say yes to all of these now.
         assert!(ledger.publish(Offset(5)).is_err());
-        assert!(ledger.hand_over(Length(5)).is_err());
-        drop(ledger);
+        let (tell, told) = std::sync::mpsc::channel();
+        let ledger = Arc::new(ledger);
+        ledger.hand_over_then(Length(5), move |result| tell.send(result).unwrap());
+        assert!(told.recv().unwrap().is_err());
         let found = lookup::find(&spool, id).unwrap().unwrap();
         assert_eq!(
             (found.state(), found.record.offset),

@@ -20,6 +20,7 @@ use shared::record::{self, Place, Record};
 use shared::size::{Length, Offset};
 use shared::spool::Spool;
 use shared::time::UnixTime;
+use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 
@@ -276,13 +277,25 @@ impl Uploads {
         self.space.promise(append.id(), append.left());
         let durability = self.spool.durability();
         let syncs = durability.syncs_patches() || (durability.syncs_finish() && whole.is_some());
-        let job = move || conclude(append, whole);
-        if syncs {
-            spawn_blocking(job).await??
-        } else {
-            job()?
+        let (tell, told) = oneshot::channel();
+        let done = move |result, append| drop(tell.send((result, append)));
+        let job = move || append.conclude_then(whole, done);
+        let job = match syncs {
+            true => Some(spawn_blocking(job)),
+            false => {
+                job();
+                None
+            }
+        };
+        match (told.await, job) {
+            (Ok((result, append)), _) => {
+                // What is told of it from now on is told without its lock.
+                drop(append);
+                Ok(result?)
+            }
+            (Err(_), Some(panicked)) => Ok(panicked.await?),
+            (Err(_), None) => Err(Refusal::Internal.into()),
         }
-        Ok(())
     }
 
     /// Finishes a hand-over that was interrupted, if there is one to finish: an upload that has all
@@ -383,13 +396,5 @@ impl Uploads {
     fn is_in_uploads(&self, id: UploadId) -> Result<bool, DiskError> {
         let path = self.spool.layout().data(id, DataAt::Uploads);
         Ok(durable::stat(&path)?.is_some())
-    }
-}
-
-/// The last that is done with an upload's files; they are given up at its end.
-fn conclude(mut append: Append, whole: Option<Length>) -> Result<(), DiskError> {
-    match whole {
-        Some(length) => append.hand_over(length),
-        None => append.publish_now(),
     }
 }

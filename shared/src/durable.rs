@@ -16,7 +16,7 @@ use nix::fcntl::{AT_FDCWD, RenameFlags};
 
 mod dir_sync;
 
-pub use dir_sync::DirSync;
+pub use dir_sync::{DirSync, Synced};
 
 /// A file operation that failed: which, on what, and why. Never shown to a client.
 #[derive(Debug, thiserror::Error)]

@@ -108,22 +108,21 @@ pub fn next(data: DataSeen, uploads: RecordSeen, completed: RecordSeen) -> Next 
     }
 }
 
-/// Moves a record that is received in full and durable, and its data, into `completed/`, and
-/// makes that durable. The caller holds the lock.
+/// Moves a record that is received in full, and its data, which is durable, into `completed/`. The
+/// caller holds the lock, and makes sure of the names.
 ///
 /// # Errors
-/// As rename(2) and fsync(2). What is left behind then is put right by [`recover`].
-pub fn publish(
+/// As rename(2). What is left behind then is put right by [`recover`].
+pub fn move_over(
     spool: &Spool,
     id: UploadId,
     record_path: &Path,
     announce: bool,
 ) -> Result<(), DiskError> {
     let layout = spool.layout();
-    let durably = spool.durability().syncs_finish();
     if announce {
         leave_marker(spool, id, record_path)?;
-        if durably {
+        if spool.durability().syncs_finish() {
             spool.sync_dir(Dir::Outbox)?;
         }
     }
@@ -132,11 +131,7 @@ pub fn publish(
     failpoint::hit(Failpoint::HandoverRecordMoved).on("hand over", record_path)?;
     let data = layout.data(id, DataAt::Uploads);
     durable::rename(&data, &layout.data(id, DataAt::Completed))?;
-    failpoint::hit(Failpoint::HandoverDataMoved).on("hand over", record_path)?;
-    if durably {
-        spool.sync_dir(Dir::Completed)?;
-    }
-    Ok(())
+    failpoint::hit(Failpoint::HandoverDataMoved).on("hand over", record_path)
 }
 
 /// Leaves the marker of an event that is owed about an upload. On a full disk, where there may be no

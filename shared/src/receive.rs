@@ -20,6 +20,10 @@ use crate::size::{Length, Offset};
 use crate::spool::Spool;
 use crate::time::UnixTime;
 
+mod settle;
+
+pub use settle::Moved;
+
 /// A data file that was just created, locked, without a record. Dropped as it is, it is an orphan
 /// that the janitor removes; [`NewData::discard`] removes it at once.
 #[derive(Debug)]
@@ -132,7 +136,15 @@ impl NewData {
     /// As the steps. The caller must not answer 2xx then. Until the record has its name nothing is
     /// left behind; from then on the upload is received, whatever the client was told, and whoever
     /// looks at it next hands it over.
-    pub fn into_completed(self, mut record: Record, now: UnixTime) -> Result<Record, DiskError> {
+    pub fn into_completed(self, record: Record, now: UnixTime) -> Result<Record, DiskError> {
+        self.move_over(record, now)?.settle()
+    }
+
+    /// The same but for the sync of the directory.
+    ///
+    /// # Errors
+    /// As [`Self::into_completed`].
+    pub fn move_over(self, mut record: Record, now: UnixTime) -> Result<Moved, DiskError> {
         let Self { spool, id, lock } = self;
         let data_path = spool.layout().data(id, DataAt::Uploads);
         handover::complete(&mut record, now);
@@ -154,7 +166,7 @@ impl NewData {
             durable::unlink(&data_path)?;
             return Err(error);
         }
-        if let Err(error) = handover::publish(&spool, id, &temp, record.rest.announce) {
+        if let Err(error) = handover::move_over(&spool, id, &temp, record.rest.announce) {
             // While the record has no name that anybody reads, there is no upload. Afterwards there
             // is one, and whoever looks at it next goes on.
             if durable::unlink(&temp)? {
@@ -162,7 +174,7 @@ impl NewData {
             }
             return Err(error);
         }
-        Ok(record)
+        Ok(Moved::new(spool, lock, record))
     }
 }
 
@@ -264,18 +276,6 @@ impl Receiving {
         self.spool.layout().data(self.id, DataAt::Uploads)
     }
 
-    /// Makes a creation durable: its record and both names.
-    ///
-    /// # Errors
-    /// As fdatasync(2) and fsync(2): the caller must not answer 2xx then.
-    pub fn sync_creation(&self) -> Result<(), DiskError> {
-        if self.spool.durability().syncs_patches() {
-            self.file.sync()?;
-            self.spool.sync_dir(Dir::Uploads)?;
-        }
-        failpoint::hit(Failpoint::CreateSynced).on("create", self.file.path())
-    }
-
     /// Moves the watermark to `to`. In `every-patch` mode: data synced, the new watermark written
     /// beside the old one and synced, and only then shown as the offset; so whoever reads it, in
     /// whichever process, reads what a power cut leaves. After an error nobody reads the new one.
@@ -365,7 +365,15 @@ impl Receiving {
     ///
     /// # Errors
     /// As the steps. Whoever looks at the upload next goes on from there.
-    pub fn hand_over(mut self, to: Offset, now: UnixTime) -> Result<Record, DiskError> {
+    pub fn hand_over(self, to: Offset, now: UnixTime) -> Result<Record, DiskError> {
+        self.move_over(to, now)?.settle()
+    }
+
+    /// The same but for the sync of the directory.
+    ///
+    /// # Errors
+    /// As [`Self::hand_over`].
+    pub fn move_over(mut self, to: Offset, now: UnixTime) -> Result<Moved, DiskError> {
         let durably = self.spool.durability().syncs_finish();
         let data_path = self.data_path();
         if let Some(length) = self.record.length {
@@ -399,8 +407,8 @@ impl Receiving {
             self.spool.sync_creation_late()?;
         }
         let announce = self.record.rest.announce;
-        handover::publish(&self.spool, self.id, self.file.path(), announce)?;
-        Ok(self.record)
+        handover::move_over(&self.spool, self.id, self.file.path(), announce)?;
+        Ok(Moved::new(self.spool, self.lock, self.record))
     }
 
     /// After a sync of the final record that failed. What it says would be read, durable or not;

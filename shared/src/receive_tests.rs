@@ -379,3 +379,36 @@ fn what_lies_above_the_watermark_is_cut_before_it_is_written_again() {
     drop(second);
     assert!(!opened(&spool, id).was_cut());
 }
+
+#[test]
+fn a_creation_is_settled_whoever_syncs_the_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = spool(&dir);
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        for _ in 0..16 {
+            let (spool, tell) = (&spool, tell.clone());
+            scope.spawn(move || {
+                let new = NewData::create(spool).unwrap();
+                let record = Record::new(Some(Length(5)), now(1));
+                let receiving = new.into_receiving(record).unwrap();
+                receiving.sync_creation_then(move |settled| tell.send(settled).unwrap());
+            });
+        }
+    });
+    drop(tell);
+    let told: Vec<_> = told.iter().map(Result::unwrap).collect();
+    assert_eq!(told.len(), 16);
+}
+
+#[test]
+fn a_creation_whose_last_step_fails_is_not_settled() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = spool(&dir);
+    let new = NewData::create(&spool).unwrap();
+    let receiving = new.into_receiving(Record::new(None, now(1))).unwrap();
+    let (tell, told) = std::sync::mpsc::channel();
+    let _scope = failpoint::scoped("create.synced=error:EIO").unwrap();
+    receiving.sync_creation_then(move |settled| tell.send(settled.is_err()).unwrap());
+    assert!(told.recv().unwrap());
+}
