@@ -191,3 +191,52 @@ fn a_record_that_promises_more_bytes_than_there_are_goes_back_to_its_client() {
     );
     assert_eq!(record::read(&path).unwrap().offset, Offset(0));
 }
+
+/// A record in `completed/` whose head tells less than its name, as a power cut leaves it.
+fn sealed(offset: u64, length: u64) -> Record {
+    let mut record = record(offset, length);
+    record.rest.sealed_by_name = true;
+    record
+}
+
+#[test]
+fn a_name_in_completed_is_believed_be_it_the_records_or_the_datas() {
+    let now = UnixTime::from_secs(9);
+    for (data_at, record_at) in [
+        (DataAt::Uploads, RecordAt::Completed),
+        (DataAt::Completed, RecordAt::Completed),
+        (DataAt::Completed, RecordAt::Uploads),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = spool(&dir);
+        let id = UploadId::generate();
+        std::fs::write(spool.layout().data(id, data_at), "hello").unwrap();
+        let path = spool.layout().record(id, record_at);
+        spool.create_record(path, &sealed(2, 5)).unwrap();
+        let recovered = recover(&spool, id, now).unwrap();
+        assert!(
+            matches!(recovered, Recovered::Completed { .. }),
+            "{recovered:?}"
+        );
+        let read = record::read(&spool.layout().record(id, RecordAt::Completed)).unwrap();
+        assert_eq!((read.offset, read.place), (Offset(5), Place::Completed));
+        let data = spool.layout().data(id, DataAt::Completed);
+        assert_eq!(std::fs::read(data).unwrap(), b"hello");
+    }
+}
+
+#[test]
+fn a_name_says_nothing_of_a_record_that_is_not_sealed_or_has_another_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = spool(&dir);
+    let layout = spool.layout();
+    for (record, at) in [
+        (record(2, 5), RecordAt::Completed),
+        (sealed(2, 5), RecordAt::Uploads),
+        (sealed(2, 5), RecordAt::Failed),
+    ] {
+        let path = layout.record(UploadId::generate(), at);
+        spool.create_record(path.clone(), &record).unwrap();
+        assert_eq!(record::read(&path).unwrap().offset, Offset(2), "{at:?}");
+    }
+}

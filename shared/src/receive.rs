@@ -106,7 +106,8 @@ impl NewData {
     ///
     /// # Errors
     /// As open(2) and write(2).
-    pub fn into_receiving(self, record: Record) -> Result<Receiving, DiskError> {
+    pub fn into_receiving(self, mut record: Record) -> Result<Receiving, DiskError> {
+        record.rest.sealed_by_name = self.spool.durability().syncs_patches();
         let path = self.spool.layout().record(self.id, RecordAt::Uploads);
         let file = match self.spool.create_record(path.clone(), &record) {
             Ok(file) => file,
@@ -124,6 +125,7 @@ impl NewData {
             file,
             record,
             was_cut: false,
+            amended: true,
         })
     }
 
@@ -187,6 +189,9 @@ pub struct Receiving {
     file: RecordFile,
     record: Record,
     was_cut: bool,
+    /// The record's head tells something that is not on the disk, and that the record's name in
+    /// `completed/` would not tell.
+    amended: bool,
 }
 
 /// What came of opening an upload for writing.
@@ -222,7 +227,9 @@ impl Receiving {
                     file,
                     record,
                     was_cut: false,
+                    amended: false,
                 };
+                held.take_the_word_of_the_name()?;
                 held.show_what_is_synced()?;
                 held.bring_to_the_watermark()?;
                 if !held.record.is_received() {
@@ -301,6 +308,7 @@ impl Receiving {
         let shown = self.record.offset.min(to);
         self.mark(shown, to, now)?;
         self.file.sync()?;
+        self.amended = false;
         failpoint::hit(Failpoint::AdvanceRecordSynced).on("advance", self.file.path())?;
         if shown == to {
             return Ok(());
@@ -323,7 +331,7 @@ impl Receiving {
     /// # Errors
     /// As pwrite(2).
     pub fn set_length(&mut self, length: Length) -> Result<(), DiskError> {
-        self.change(|record| record.length = Some(length))
+        self.amend(|record| record.length = Some(length))
     }
 
     /// Writes down that the client has said that this is all (IETF draft), or takes it back.
@@ -332,7 +340,7 @@ impl Receiving {
     /// # Errors
     /// As pwrite(2).
     pub fn set_flagged(&mut self, flagged: bool) -> Result<(), DiskError> {
-        self.change(|record| record.flagged = flagged)
+        self.amend(|record| record.flagged = flagged)
     }
 
     /// Writes down the digest of the whole content. Durable as [`Self::set_length`].
@@ -340,7 +348,7 @@ impl Receiving {
     /// # Errors
     /// As pwrite(2).
     pub fn set_digest(&mut self, digest: String) -> Result<(), DiskError> {
-        self.change(|record| record.digest = Some(digest))
+        self.amend(|record| record.digest = Some(digest))
     }
 
     /// Writes down into which final upload this part goes. Durable as [`Self::set_length`].
@@ -348,7 +356,12 @@ impl Receiving {
     /// # Errors
     /// As pwrite(2).
     pub fn set_joined_into(&mut self, final_upload: UploadId) -> Result<(), DiskError> {
-        self.change(|record| record.joined_into = Some(final_upload))
+        self.amend(|record| record.joined_into = Some(final_upload))
+    }
+
+    fn amend(&mut self, change: impl FnOnce(&mut Record)) -> Result<(), DiskError> {
+        self.amended = true;
+        self.change(change)
     }
 
     fn change(&mut self, change: impl FnOnce(&mut Record)) -> Result<(), DiskError> {
@@ -360,8 +373,8 @@ impl Receiving {
     }
 
     /// Hands over an upload of which everything up to `to`, its length, has been written: data
-    /// synced, final record written and synced, both renamed, directory synced. 2xx is right only
-    /// after this.
+    /// synced, final record written, both renamed, directory synced. 2xx is right only after this.
+    /// The final record is synced before its rename only if it tells more than its new name does.
     ///
     /// # Errors
     /// As the steps. Whoever looks at the upload next goes on from there.
@@ -399,7 +412,11 @@ impl Receiving {
                 self.record = record;
             }
         }
-        if durably && let Err(error) = self.file.sync() {
+        let name_is_enough = self.record.rest.sealed_by_name && !self.amended;
+        if durably
+            && !name_is_enough
+            && let Err(error) = self.file.sync()
+        {
             self.put_back(before, to);
             return Err(error);
         }
@@ -421,6 +438,21 @@ impl Receiving {
             // A disk that takes nothing any more. The bytes up to the newer offset are synced.
             Err(error) => tracing::error!(upload_id = %self.id, %error, "the record stays ahead"),
         }
+    }
+
+    /// A name in `completed/` is believed to speak of synced bytes. Where none are synced, it must
+    /// not be.
+    fn take_the_word_of_the_name(&mut self) -> Result<(), DiskError> {
+        if !self.record.rest.sealed_by_name || self.spool.durability().syncs_finish() {
+            return Ok(());
+        }
+        let mut record = self.record.clone();
+        record.rest.sealed_by_name = false;
+        let path = self.file.path().to_owned();
+        let (spool, id) = (&self.spool, self.id);
+        self.file = spool.replace_record(path, Dir::Uploads, id, &record, false)?;
+        self.record = record;
+        Ok(())
     }
 
     /// Whoever moved the watermark may have died before the new one was shown, or what was shown
