@@ -25,6 +25,9 @@ use crate::payload::Payload;
 use crate::process::Server;
 use crate::servers::{Kind, Running, program};
 
+/// Names that a consumer keeps which it has heard of, but not listed.
+const HEARD: u64 = 1024;
+
 pub(crate) fn run(args: &Args) -> Result<()> {
     let sizes: Vec<u64> = (2..=6)
         .map(|exponent| 10_u64.pow(exponent) / args.divide)
@@ -156,8 +159,8 @@ fn waiting(args: &Args, count: u64, sample: u64) -> Result<()> {
         per(server.usage()?.cpu.saturating_sub(before), all)
     } else {
         stocked(&server, &spool, count)?;
-        // It has listed them all once the first are delivered.
-        let first = until((sample / 10).max(1))?;
+        // It takes those that it has heard of first, and then lists them all.
+        let first = until((2 * HEARD + sample / 10).min(count / 2).max(1))?;
         let before = server.usage()?.cpu;
         let last = until((first + sample).min(count))?;
         per(server.usage()?.cpu.saturating_sub(before), last - first)
