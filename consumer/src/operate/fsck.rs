@@ -1,7 +1,7 @@
 //! `fsck`: every inconsistent state, and with `--repair` the way out of it.
 //!
 //! What is where is gathered first, from names alone; what looks odd is then looked at closely,
-//! twice if it may only have been on its way. [`judge`] tells what is wrong, [`repair`] takes the
+//! twice if it may only have been on its way. [`judge()`] tells what is wrong, [`repair()`] takes the
 //! steps that every program takes when it comes by, and buries in `failed/` what nobody could go
 //! on with: no data is ever deleted, but for what is left of an upload that has ended. A file that
 //! has a second name in the spool loses one of them.

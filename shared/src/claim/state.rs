@@ -44,7 +44,7 @@ pub struct ClaimState {
     pub pid: u32,
     /// When the claim was made.
     pub claimed_at: UnixTime,
-    /// The same by the clock of that boot, which nobody sets: see [`host::steady`].
+    /// The same by the clock of that boot, which nobody sets: see [`crate::host::steady`].
     #[serde(default)]
     pub claimed_steady: Option<Duration>,
     /// The hook's process group, once it runs.
