@@ -315,7 +315,9 @@ fn the_demo_delivers_a_file() {
     fs::create_dir(&target).unwrap();
     symlink(build_dir(), target.join("release")).unwrap();
     let typed = command("./demo");
-    let line = format!("cd {} && exec {typed} 0", workspace_dir().display());
+    // Who runs the tests in the background ignores Ctrl-C, and a shell cannot undo that.
+    let exec = "exec env --default-signal=INT";
+    let line = format!("cd {} && {exec} {typed} 0", workspace_dir().display());
     let mut command = reader.shell(&line);
     command.env("CARGO_TARGET_DIR", &target);
     let mut demo = reader.pipeline.start("demo", command);
