@@ -397,20 +397,3 @@ fn data_without_a_record_is_left_alone_as_long_as_the_stamps_of_the_filesystem_c
         assert!(matches!(tried, TryClaim::Busy), "{tried:?}");
     }
 }
-
-#[test]
-fn an_upload_whose_head_a_power_cut_took_back_is_claimed_and_its_head_put_right() {
-    let case = case();
-    let path = case.spool.layout().record(case.id, RecordAt::Completed);
-    let mut record = Record::new(Some(Length(5)), now(1));
-    record.rest.sealed_by_name = true;
-    durable::unlink(&path).unwrap();
-    case.spool.create_record(path.clone(), &record).unwrap();
-    assert_eq!(case.state(), State::Queued);
-    assert_eq!(case.record().offset, Offset(5));
-    let claim = case.claim();
-    let on_disk = Record::from_bytes(&std::fs::read(&path).unwrap()).unwrap();
-    assert_eq!((on_disk.offset, on_disk.place), (Offset(5), Place::Claimed));
-    assert_eq!(on_disk.finished_at, Some(now(1)));
-    drop(claim);
-}

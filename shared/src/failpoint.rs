@@ -64,7 +64,7 @@ failpoints! {
     EndReceiptMoved = "end.receipt_moved",
     /// End: the data is empty, its name is still there.
     EndDataCut = "end.data_cut",
-    /// Hand-over: the final record stands in `uploads/`, synced unless its next name is enough.
+    /// Hand-over: the final record stands in `uploads/`, synced.
     HandoverRecordSynced = "handover.record_synced",
     /// Hand-over: the record has moved to `completed/`, the data has not.
     HandoverRecordMoved = "handover.record_moved",

@@ -1,8 +1,7 @@
 //! The hand-over from `uploads/` to `completed/`, and its recovery.
 //!
-//! Order: the data synced, the final record written, the record renamed, the data renamed (the
-//! commit: consumers start from data files), `completed/` synced. The final record is synced before
-//! its rename unless its new name says all that counts, see [`Record::received_by_name`]. Recovery is the same path: look
+//! Order: the data synced, the final record synced, the record renamed, the data renamed (the
+//! commit: consumers start from data files), `completed/` synced. Recovery is the same path: look
 //! at what is there, take the next step, look again. [`next`] decides and is pure; [`recover`]
 //! looks and acts under the upload's lock, in whichever program comes by first.
 
@@ -285,13 +284,10 @@ pub fn recover_locked(
     let mut by_us = false;
     // Each step brings the upload nearer to an end; the bound is for a directory gone mad.
     for _ in 0..8 {
-        let (mut uploads, completed) = look(spool, id)?;
+        let (uploads, completed) = look(spool, id)?;
         let data = if at == DataAt::Uploads {
             DataSeen::Uploads
         } else {
-            // Data gets its name there after its record. Should a file system replay it before, it
-            // says the same.
-            uploads = uploads.received_by_name();
             DataSeen::Completed
         };
         match next(data, uploads.seen(), completed.seen()) {
@@ -457,13 +453,6 @@ impl Looked {
             Self::Record(record) if record.place.is_ending() => RecordSeen::Ended,
             Self::Record(record) if record.is_received() => RecordSeen::Received,
             Self::Record(_) => RecordSeen::Receiving,
-        }
-    }
-
-    fn received_by_name(self) -> Self {
-        match self {
-            Self::Record(record) => Self::Record(Box::new(record.received_by_name())),
-            other => other,
         }
     }
 

@@ -211,13 +211,6 @@ fn data_or_record(name: &str, data: DataAt, record: RecordAt) -> Option<Entry> {
     }
 }
 
-/// Whether a path of [`Layout`]'s is of a file in `dir`.
-#[must_use]
-pub fn is_in(dir: Dir, path: &Path) -> bool {
-    let parent = path.parent().and_then(Path::file_name);
-    parent.is_some_and(|parent| parent == dir.name())
-}
-
 /// Makes the paths of one spool.
 #[derive(Clone, Debug)]
 pub struct Layout {

@@ -20,7 +20,6 @@ use crate::size::{Length, Offset};
 use crate::spool::Spool;
 use crate::time::UnixTime;
 
-mod repair;
 mod settle;
 
 pub use settle::Moved;
@@ -107,8 +106,7 @@ impl NewData {
     ///
     /// # Errors
     /// As open(2) and write(2).
-    pub fn into_receiving(self, mut record: Record) -> Result<Receiving, DiskError> {
-        record.rest.sealed_by_name = self.spool.durability().syncs_patches();
+    pub fn into_receiving(self, record: Record) -> Result<Receiving, DiskError> {
         let path = self.spool.layout().record(self.id, RecordAt::Uploads);
         let file = match self.spool.create_record(path.clone(), &record) {
             Ok(file) => file,
@@ -126,7 +124,6 @@ impl NewData {
             file,
             record,
             was_cut: false,
-            amended: true,
         })
     }
 
@@ -190,9 +187,6 @@ pub struct Receiving {
     file: RecordFile,
     record: Record,
     was_cut: bool,
-    /// The record's head tells something that is not on the disk, and that the record's name in
-    /// `completed/` would not tell.
-    amended: bool,
 }
 
 /// What came of opening an upload for writing.
@@ -228,9 +222,7 @@ impl Receiving {
                     file,
                     record,
                     was_cut: false,
-                    amended: false,
                 };
-                held.take_the_word_of_the_name()?;
                 held.show_what_is_synced()?;
                 held.bring_to_the_watermark()?;
                 if !held.record.is_received() {
@@ -309,7 +301,6 @@ impl Receiving {
         let shown = self.record.offset.min(to);
         self.mark(shown, to, now)?;
         self.file.sync()?;
-        self.amended = false;
         failpoint::hit(Failpoint::AdvanceRecordSynced).on("advance", self.file.path())?;
         if shown == to {
             return Ok(());
@@ -332,7 +323,7 @@ impl Receiving {
     /// # Errors
     /// As pwrite(2).
     pub fn set_length(&mut self, length: Length) -> Result<(), DiskError> {
-        self.amend(|record| record.length = Some(length))
+        self.change(|record| record.length = Some(length))
     }
 
     /// Writes down that the client has said that this is all (IETF draft), or takes it back.
@@ -341,7 +332,7 @@ impl Receiving {
     /// # Errors
     /// As pwrite(2).
     pub fn set_flagged(&mut self, flagged: bool) -> Result<(), DiskError> {
-        self.amend(|record| record.flagged = flagged)
+        self.change(|record| record.flagged = flagged)
     }
 
     /// Writes down the digest of the whole content. Durable as [`Self::set_length`].
@@ -349,7 +340,7 @@ impl Receiving {
     /// # Errors
     /// As pwrite(2).
     pub fn set_digest(&mut self, digest: String) -> Result<(), DiskError> {
-        self.amend(|record| record.digest = Some(digest))
+        self.change(|record| record.digest = Some(digest))
     }
 
     /// Writes down into which final upload this part goes. Durable as [`Self::set_length`].
@@ -357,12 +348,7 @@ impl Receiving {
     /// # Errors
     /// As pwrite(2).
     pub fn set_joined_into(&mut self, final_upload: UploadId) -> Result<(), DiskError> {
-        self.amend(|record| record.joined_into = Some(final_upload))
-    }
-
-    fn amend(&mut self, change: impl FnOnce(&mut Record)) -> Result<(), DiskError> {
-        self.amended = true;
-        self.change(change)
+        self.change(|record| record.joined_into = Some(final_upload))
     }
 
     fn change(&mut self, change: impl FnOnce(&mut Record)) -> Result<(), DiskError> {
@@ -374,8 +360,8 @@ impl Receiving {
     }
 
     /// Hands over an upload of which everything up to `to`, its length, has been written: data
-    /// synced, final record written, both renamed, directory synced. 2xx is right only after this.
-    /// The final record is synced before its rename only if it tells more than its new name does.
+    /// synced, final record written and synced, both renamed, directory synced. 2xx is right only
+    /// after this.
     ///
     /// # Errors
     /// As the steps. Whoever looks at the upload next goes on from there.
@@ -413,11 +399,7 @@ impl Receiving {
                 self.record = record;
             }
         }
-        let name_is_enough = self.record.rest.sealed_by_name && !self.amended;
-        if durably
-            && !name_is_enough
-            && let Err(error) = self.file.sync()
-        {
+        if durably && let Err(error) = self.file.sync() {
             self.put_back(before, to);
             return Err(error);
         }
@@ -439,6 +421,54 @@ impl Receiving {
             // A disk that takes nothing any more. The bytes up to the newer offset are synced.
             Err(error) => tracing::error!(upload_id = %self.id, %error, "the record stays ahead"),
         }
+    }
+
+    /// Whoever moved the watermark may have died before the new one was shown, or what was shown
+    /// was in memory only, and the file system has been mounted anew since. The data below it is
+    /// synced; whether the record is, nobody knows.
+    fn show_what_is_synced(&mut self) -> Result<(), DiskError> {
+        let synced = self.record.synced();
+        if synced <= self.record.offset {
+            return Ok(());
+        }
+        // Written again, because a sync alone would answer 0 if the one before it had failed.
+        self.file.write_head(&self.record)?;
+        self.file.sync()?;
+        self.change(|record| record.set_offset(synced, synced, BootId::this()))
+    }
+
+    /// Brings the data file to the watermark.
+    ///
+    /// It is shorter if a power cut took bytes that were not synced and left the record that tells
+    /// of them: what is written behind them would complete an upload with a hole.
+    ///
+    /// It is longer if a writer died, or if a sync failed. Bytes whose sync failed must not be
+    /// written again where they are: ext4 then has their blocks on the disk, answers 0 to the next
+    /// sync, and reads zeros after a reboot (their extents stay marked as unwritten). A file that is
+    /// cut gets new blocks.
+    fn bring_to_the_watermark(&mut self) -> Result<(), DiskError> {
+        let path = self.data_path();
+        let size = self.data().metadata().on("stat", &path)?.len();
+        if size < self.record.offset.0 {
+            tracing::error!(upload_id = %self.id, "bytes are missing; the client is asked for all");
+            self.change(handover::forget_bytes)?;
+        }
+        let watermark = self.record.offset.0;
+        if watermark < size {
+            self.data().set_len(watermark).on("truncate", &path)?;
+            self.was_cut = true;
+        }
+        Ok(())
+    }
+
+    /// After a sync of the data that failed: takes the watermark back over what it covered without
+    /// a sync of its own. Whoever found the upload received in full would sync once more, be
+    /// answered 0 over lost bytes, and hand them over. The client sends them again.
+    fn give_back_unsynced(&mut self) -> Result<(), DiskError> {
+        if self.spool.durability().syncs_patches() {
+            return Ok(());
+        }
+        self.change(handover::forget_bytes)
     }
 
     /// Lets other processes take the upload over while nothing arrives. The caller has moved the

@@ -381,55 +381,6 @@ fn what_lies_above_the_watermark_is_cut_before_it_is_written_again() {
 }
 
 #[test]
-fn a_record_is_synced_before_its_last_rename_only_if_it_tells_more_than_its_name() {
-    let dir = tempfile::tempdir().unwrap();
-    let spool = spool(&dir);
-    let id = create(&spool, 10).id();
-    let mut patch = opened(&spool, id);
-    assert!(patch.record().rest.sealed_by_name && !patch.amended);
-    patch.set_digest("sha256:00".to_owned()).unwrap();
-    assert!(patch.amended, "a digest that no name tells");
-    patch.advance(Offset(0), now(3)).unwrap();
-    assert!(!patch.amended, "it is on the disk");
-    patch.set_length(Length(4)).unwrap();
-    assert!(patch.amended, "a length that no name tells");
-    drop(patch);
-    let new = NewData::create(&spool).unwrap();
-    let new = new.into_receiving(Record::new(None, now(1))).unwrap();
-    assert!(new.amended, "a record of which nothing is on the disk");
-}
-
-#[test]
-fn where_nothing_is_synced_no_name_says_that_bytes_are() {
-    let dir = tempfile::tempdir().unwrap();
-    let with = |durability| {
-        let options = Options {
-            durability,
-            ..Options::default()
-        };
-        Arc::new(Spool::open(&dir.path().join("s"), options).unwrap())
-    };
-    let id = create(&with(Durability::EveryPatch), 5).id();
-    for (durability, is_sealed) in [(Durability::OnFinish, true), (Durability::None, false)] {
-        let patch = opened(&with(durability), id);
-        assert_eq!(
-            patch.record().rest.sealed_by_name,
-            is_sealed,
-            "{durability:?}"
-        );
-    }
-    let bytes = std::fs::read(
-        with(Durability::None)
-            .layout()
-            .record(id, RecordAt::Uploads),
-    );
-    let record = Record::from_bytes(&bytes.unwrap()).unwrap();
-    assert!(!record.rest.sealed_by_name && record.received_by_name().offset == Offset(0));
-    let unsynced = create(&with(Durability::OnFinish), 5);
-    assert!(!unsynced.record().rest.sealed_by_name);
-}
-
-#[test]
 fn a_creation_is_settled_whoever_syncs_the_directory() {
     let dir = tempfile::tempdir().unwrap();
     let spool = spool(&dir);

@@ -14,8 +14,7 @@
 //! reads again until it fits.
 //!
 //! What is written in place need not be on the disk yet, or may be there before the data that it
-//! tells of. While it matters, the head says so: see [`Unsettled`]. In `completed/` it matters no
-//! more: see [`Record::received_by_name`].
+//! tells of. While it matters, the head says so: see [`Unsettled`].
 //!
 //! A record without `format` is tussi's and means what tussi means by it. Fields that we do not
 //! know are kept.
@@ -180,10 +179,6 @@ pub struct Rest {
     /// The inode that was given that name, while it is not yet certain that it has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub destination_inode: Option<u64>,
-    /// Whether the record's name in `completed/` is what says that the upload was received in full.
-    /// Its head says so too, but need not be on the disk: see [`Record::received_by_name`].
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub sealed_by_name: bool,
     /// Whether a `completed` or `expired` event must be told (a marker goes to `outbox/` at the
     /// hand-over or when it expires).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -276,26 +271,6 @@ impl Record {
             Finish::AtFlag => at_length && self.flagged,
             Finish::Never => false,
         }
-    }
-
-    /// What the record means if it lies in `completed/`. A record of which the name is enough gets
-    /// that name only when all bytes have been synced; its head, written before, may be lost in a
-    /// power cut, and then tells what was durable earlier.
-    #[must_use]
-    pub fn received_by_name(mut self) -> Self {
-        if self.rest.sealed_by_name
-            && !self.place.is_ending()
-            && !self.is_received()
-            && let Some(length) = self.length
-        {
-            self.offset = Offset(length.0);
-            self.unsettled = None;
-            self.flagged |= self.rest.finish == Finish::AtFlag;
-            if self.place == Place::Uploads {
-                self.place = Place::Completed;
-            }
-        }
-        self
     }
 
     /// Whether this is a part of a concatenation.

@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use super::{HEAD_LEN, NEWER, RECORD_MAX, Record, is_torn};
 use crate::durable::{self, DiskError, OnPath};
 use crate::host::BootId;
-use crate::layout::{self, Dir};
 
 /// Why a file is not a record.
 #[derive(Debug, thiserror::Error)]
@@ -74,12 +73,8 @@ fn parse_raw(bytes: &[u8], path: &Path) -> Result<Record, RecordError> {
     Record::from_bytes(bytes).map_err(|reason| unreadable(path, reason))
 }
 
-/// What it means in this boot and under its name.
 fn in_this_boot(record: Record, path: &Path) -> Result<Record, RecordError> {
-    let mut read = record.read_in(BootId::this());
-    if layout::is_in(Dir::Completed, path) {
-        read = read.received_by_name();
-    }
+    let read = record.read_in(BootId::this());
     if read.length.is_some_and(|length| length.0 < read.offset.0) {
         return Err(unreadable(path, "offset past the length".to_owned()));
     }

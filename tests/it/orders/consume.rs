@@ -19,11 +19,6 @@ pub(crate) fn claim(s: &mut Steps, from: Name) -> Run<()> {
         Some(record) => {
             let fits = s.ask(|disk, _| disk.size == LENGTH)?;
             if !fits || !record.is_received() {
-                s.note(|past| {
-                    if past.complete {
-                        past.wrong = Some("an upload that was received in full is taken for torn");
-                    }
-                });
                 return bury(s, from);
             }
         }

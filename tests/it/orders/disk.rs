@@ -83,17 +83,6 @@ impl Rec {
         self.offset == LENGTH
     }
 
-    /// `shared::record::Record::received_by_name`
-    pub(crate) fn received_by_name(mut self) -> Self {
-        if !self.place.is_ending() && !self.is_received() {
-            self.offset = LENGTH;
-            if self.place == Place::Uploads {
-                self.place = Place::Completed;
-            }
-        }
-        self
-    }
-
     pub(crate) fn at(mut self, name: Name) -> Self {
         self.claim = None;
         self.place = match name {

@@ -93,11 +93,7 @@ fn hand_over(s: &mut Steps, record: Rec) -> Run<()> {
         offset: LENGTH,
         ..record.at(Name::Completed)
     };
-    // Where its name is enough it is not synced, so that a power cut at any later moment may leave
-    // the one before it: here, it was never written.
-    if s.choose(2)? == 0 {
-        s.write_head(done)?;
-    }
+    s.write_head(done)?;
     if s.has_slip(Slip::DataBeforeRecord) {
         s.rename(Name::Uploads, Name::Completed)?;
         s.rename_record(RecordAt::Uploads, RecordAt::Completed)?;

@@ -14,8 +14,6 @@ use super::search::Bounds;
 pub(crate) enum Slip {
     /// The hand-over moves the data before the record.
     DataBeforeRecord,
-    /// A record in `completed/` is believed by its head, which a power cut may have taken back.
-    NameIsNotBelieved,
     /// DELETE does not lock.
     DeleteWithoutLock,
     /// The data of a delivered upload is removed before its receipt is written.
@@ -37,9 +35,8 @@ pub(crate) enum Slip {
 }
 
 impl Slip {
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::DataBeforeRecord,
-        Self::NameIsNotBelieved,
         Self::DeleteWithoutLock,
         Self::RemoveBeforeReceipt,
         Self::HookWithoutLock,
@@ -282,24 +279,17 @@ impl<'a> Steps<'a> {
 
     pub(crate) fn read(&mut self, at: RecordAt) -> Run<Option<Rec>> {
         let seen = self.step(|disk, _| Seen::Record(disk.record(at)))?;
-        Ok(self.as_read(at, seen))
+        match seen {
+            Seen::Record(record) => Ok(record),
+            _ => Ok(None),
+        }
     }
 
     pub(crate) fn open_record(&mut self, at: RecordAt) -> Run<Option<Rec>> {
         let seen = self.step(|disk, slot| Seen::Record(disk.open_record(slot, at)))?;
-        Ok(self.as_read(at, seen))
-    }
-
-    /// What a record says where it lies.
-    fn as_read(&self, at: RecordAt, seen: Seen) -> Option<Rec> {
-        let Seen::Record(record) = seen else {
-            return None;
-        };
-        match at {
-            RecordAt::Completed if !self.has_slip(Slip::NameIsNotBelieved) => {
-                record.map(Rec::received_by_name)
-            }
-            _ => record,
+        match seen {
+            Seen::Record(record) => Ok(record),
+            _ => Ok(None),
         }
     }
 
