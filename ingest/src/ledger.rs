@@ -185,12 +185,16 @@ impl Ledger {
     ///
     /// # Errors
     /// Then the watermark stays where it was, and nothing above it may count any more: the kernel
-    /// reports lost bytes once and answers 0 the next time.
+    /// reports lost bytes once and answers 0 the next time. An upload that was new is removed.
     pub(crate) fn publish(&self, upto: Offset) -> Result<(), DiskError> {
         let mut files = self.files();
+        let was_new = matches!(*files, Files::New(..));
         let published = self.publish_to(&mut files, upto);
         if let Err(error) = &published {
-            *files = Files::Failed(error.kind());
+            let left = std::mem::replace(&mut *files, Files::Failed(error.kind()));
+            if let (true, Files::Receiving(receiving)) = (was_new, left) {
+                receiving.undo_creation();
+            }
         }
         published
     }

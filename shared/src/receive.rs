@@ -65,7 +65,10 @@ impl NewData {
             id,
             lock,
         };
-        failpoint::hit(Failpoint::CreateDataMade).on("create", &path)?;
+        if let Err(error) = failpoint::hit(Failpoint::CreateDataMade).on("create", &path) {
+            new.discard()?;
+            return Err(error);
+        }
         Ok(Some(new))
     }
 
@@ -115,16 +118,20 @@ impl NewData {
                 return Err(error);
             }
         };
-        failpoint::hit(Failpoint::CreateRecordMade).on("create", &path)?;
         let Self { spool, id, lock } = self;
-        Ok(Receiving {
+        let receiving = Receiving {
             spool,
             id,
             lock,
             file,
             record,
             was_cut: false,
-        })
+        };
+        if let Err(error) = failpoint::hit(Failpoint::CreateRecordMade).on("create", &path) {
+            receiving.undo_creation();
+            return Err(error);
+        }
+        Ok(receiving)
     }
 
     /// Hands over an upload that came whole in the request that created it, with three syncs:

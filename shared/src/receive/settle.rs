@@ -6,7 +6,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Receiving;
-use crate::durable::{DiskError, OnPath};
+use crate::durable::{self, DiskError, OnPath};
 use crate::failpoint::{self, Failpoint};
 use crate::layout::Dir;
 use crate::lock::DataLock;
@@ -86,6 +86,9 @@ impl Receiving {
     ) {
         if !self.spool.durability().syncs_patches() {
             let hit = self.has_synced_creation();
+            if hit.is_err() {
+                self.undo_creation();
+            }
             return settled(hit.map(|()| self.record));
         }
         let spool = Arc::clone(&self.spool);
@@ -96,6 +99,18 @@ impl Receiving {
         creating.part_is_synced(creating.receiving.file.sync());
         if let Some(word) = word {
             uploads.sync_then(word);
+        }
+    }
+
+    /// Removes an upload whose creation has failed: nobody was told of it, so nobody would end it,
+    /// and clients that try again would fill the disk with the space that was set aside for each.
+    /// The record goes first: data alone is what any creation leaves that was cut short. Best
+    /// effort: what stays expires.
+    pub fn undo_creation(&self) {
+        let undone =
+            durable::unlink(self.file.path()).and_then(|_| durable::unlink(&self.data_path()));
+        if let Err(error) = undone {
+            tracing::warn!(upload_id = %self.id, %error, "a creation that failed is left behind");
         }
     }
 
@@ -140,6 +155,9 @@ impl Creating {
         let (settled, error) = (left.settled.take(), left.error.take());
         drop(left);
         let result = error.map_or_else(|| self.receiving.has_synced_creation(), Err);
+        if result.is_err() {
+            self.receiving.undo_creation();
+        }
         if let Some(settled) = settled {
             settled(result.map(|()| self.receiving.record.clone()));
         }

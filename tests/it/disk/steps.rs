@@ -9,6 +9,7 @@ use tests::needs::{self, Need, sized};
 use tests::payload;
 use tests::pipeline::Pipeline;
 use tests::programs::Program;
+use tests::spool::SpoolView;
 
 /// What ingest does on the disk, by the part of a failpoint's name before the dot.
 const INGEST: [&str; 4] = ["create", "advance", "handover", "end"];
@@ -44,6 +45,7 @@ fn fail_once(point: &str, errno: &'static str, status: u16, passage: u32) -> usi
     let ingest = pipeline.ingest_failing(&[], &[failing]);
     let client = Client {
         tus: ingest.tus(),
+        spool: pipeline.spool(),
         body: payload::bytes(u64::from(passage), 100_000),
         status,
         what: &what,
@@ -85,6 +87,7 @@ fn fail_once(point: &str, errno: &'static str, status: u16, passage: u32) -> usi
 
 struct Client<'a> {
     tus: Tus,
+    spool: &'a SpoolView,
     body: Vec<u8>,
     /// Status of an answer that tells of the error.
     status: u16,
@@ -128,8 +131,15 @@ impl Client<'_> {
     }
 
     fn create(&self, name: &str) -> (Upload, usize) {
+        let mut expected = self.spool.names("uploads");
         let (answer, told) = self.insist(&[201], || self.post(name, b""));
-        (self.tus.created(answer), told)
+        let upload = self.tus.created(answer);
+        // Nobody would end what nobody was told of, and each takes up space.
+        expected.extend([upload.id().to_owned(), format!("{}.meta", upload.id())]);
+        expected.sort();
+        let found = self.spool.names("uploads");
+        assert_eq!(found, expected, "{}: left by a failed creation", self.what);
+        (upload, told)
     }
 
     fn send_in_pieces(&self, name: &str) -> usize {
