@@ -1,0 +1,91 @@
+use std::os::unix::fs::FileExt as _;
+
+use shared::receive::{NewData, Open, Receiving};
+use shared::record::{self, Record};
+use shared::spool::{Options, Spool};
+use shared::time::UnixTime;
+
+use super::*;
+use crate::writers::Writers;
+
+/// An upload of 5 bytes in a fresh spool, taken for writing.
+async fn held(dir: &tempfile::TempDir, writers: &Arc<Writers>) -> (Arc<Spool>, Held) {
+    let spool = Arc::new(Spool::open(&dir.path().join("s"), Options::default()).unwrap());
+    let record = Record::new(None, UnixTime::now());
+    let receiving = NewData::create(&spool)
+        .unwrap()
+        .into_receiving(record)
+        .unwrap();
+    let seat = writers.take_seat(receiving.id()).await.unwrap();
+    let held = Held {
+        ledger: Ledger::of_receiving(&spool, Box::new(receiving)),
+        seat,
+        is_new: false,
+    };
+    (spool, held)
+}
+
+fn offset(spool: &Spool, id: UploadId) -> Offset {
+    let path = spool.layout().record(id, shared::layout::RecordAt::Uploads);
+    record::read(&path).unwrap().offset
+}
+
+#[tokio::test]
+async fn a_writer_that_paused_does_not_touch_what_another_process_made_of_the_upload() {
+    let dir = tempfile::tempdir().unwrap();
+    let (spool, held) = held(&dir, &Arc::default()).await;
+    let id = held.seat.id();
+    let mut silent = Append::new(held, 5, true);
+    silent.set_length(Length(5)).unwrap();
+    assert!(silent.pause());
+    let Open::Held(mut other) = Receiving::open(&spool, id, UnixTime::now()).unwrap() else {
+        panic!("still locked")
+    };
+    other.data().write_all_at(b"hell", 0).unwrap();
+    other.advance(Offset(4), UnixTime::now()).unwrap();
+    silent.publish_now().unwrap();
+    assert!(matches!(silent.resume(), Err(Lost::ToAnother)));
+    drop(silent);
+    assert_eq!(offset(&spool, id), Offset(4));
+}
+
+#[tokio::test]
+async fn who_is_dropped_leaves_its_seat_when_its_bytes_are_published() {
+    let dir = tempfile::tempdir().unwrap();
+    let writers = Arc::new(Writers::default());
+    let (spool, held) = held(&dir, &writers).await;
+    let id = held.seat.id();
+    let mut dropped = Append::new(held, 5, true);
+    dropped.write(&[Bytes::from_static(b"hel")]).unwrap();
+    drop(dropped);
+    let _seat = writers.take_seat(id).await.unwrap();
+    assert_eq!(offset(&spool, id), Offset(3));
+}
+
+#[test]
+fn bytes_are_published_also_if_the_runtime_ends_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .max_blocking_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    let (blocked, block) = std::sync::mpsc::channel::<()>();
+    let (spool, id) = runtime.block_on(async {
+        let (spool, held) = held(&dir, &Arc::default()).await;
+        let id = held.seat.id();
+        let mut dropped = Append::new(held, 5, true);
+        dropped.write(&[Bytes::from_static(b"hel")]).unwrap();
+        // The only thread for what blocks is taken: the publication has to queue.
+        drop(spawn_blocking(move || block.recv().is_err()));
+        drop(dropped);
+        (spool, id)
+    });
+    runtime.shutdown_background();
+    drop(blocked);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while offset(&spool, id) != Offset(3) {
+        assert!(std::time::Instant::now() < deadline, "not published");
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+}
