@@ -51,8 +51,8 @@ pub(crate) struct Append {
 /// An upload taken for writing: its files, and its seat among this process's writers.
 #[derive(Debug)]
 pub(crate) struct Held {
-    pub(crate) ledger: Ledger,
-    pub(crate) seat: Seat,
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) seat: Arc<Seat>,
     /// It was created just now: nobody finds it before it is published.
     pub(crate) is_new: bool,
 }
@@ -83,8 +83,8 @@ impl Append {
         } = held;
         let at = ledger.record().map_or(0, |record| record.offset.0);
         Self {
-            ledger: Arc::new(ledger),
-            seat: Arc::new(seat),
+            ledger,
+            seat,
             at,
             published: at,
             end,

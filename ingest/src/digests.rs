@@ -172,8 +172,8 @@ impl Finished {
 /// What takes the bytes of one request beside the data file.
 #[derive(Debug)]
 pub(crate) struct Taps {
-    /// For the checksum of the request itself.
-    pub(crate) checksum: Option<Hasher>,
+    /// For the checksum of the request itself. Boxed: a request without one need not have room for it.
+    pub(crate) checksum: Option<Box<Hasher>>,
     /// For the digests of the whole upload.
     pub(crate) whole: Option<Running>,
 }

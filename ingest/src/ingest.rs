@@ -74,7 +74,7 @@ impl Ingest {
         let asker = Asker {
             path: &request.path,
             remote: request.exchange.peer,
-            headers: &request.headers,
+            headers: request.headers(),
         };
         record.rest.server_metadata = Box::pin(on_create.ask(id, record, asker)).await?;
         Ok(())

@@ -133,7 +133,7 @@ impl Server {
         let sweeper = tokio::spawn(look_after(Arc::clone(&ingest), shutdown.clone()));
         let assembler = tokio::spawn(ingest.uploads.assembling());
         let connections = config.connections;
-        let shared = Shared {
+        let shared = Arc::new(Shared {
             routes: warp::service(routes::routes(ingest)),
             timeouts: Timeouts {
                 header: connections.header_timeout,
@@ -141,7 +141,7 @@ impl Server {
             },
             lingerers: Arc::new(Semaphore::new(LINGERERS_MAX)),
             metrics,
-        };
+        });
         if let Some(path) = &config.ready_file {
             announce(path, &address.to_string()).map_err(StartError::ReadyFile)?;
         }

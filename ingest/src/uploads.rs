@@ -165,8 +165,8 @@ impl Uploads {
                     let ledger = Ledger::of_receiving(&self.spool, receiving);
                     let ledger = ledger.told_to(&self.events, id);
                     return Ok(Some(Held {
-                        ledger,
-                        seat,
+                        ledger: Arc::new(ledger),
+                        seat: Arc::new(seat),
                         is_new: false,
                     }));
                 }
@@ -246,8 +246,8 @@ impl Uploads {
             .map_err(|_| Refusal::Locked)?;
         let ledger = Ledger::of_new(&self.spool, new, record).told_to(&self.events, id);
         Ok(Held {
-            ledger,
-            seat,
+            ledger: Arc::new(ledger),
+            seat: Arc::new(seat),
             is_new: true,
         })
     }

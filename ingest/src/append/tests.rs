@@ -18,8 +18,8 @@ async fn held(dir: &tempfile::TempDir, writers: &Arc<Writers>) -> (Arc<Spool>, H
         .unwrap();
     let seat = writers.take_seat(receiving.id()).await.unwrap();
     let held = Held {
-        ledger: Ledger::of_receiving(&spool, Box::new(receiving)),
-        seat,
+        ledger: Arc::new(Ledger::of_receiving(&spool, Box::new(receiving))),
+        seat: Arc::new(seat),
         is_new: false,
     };
     (spool, held)

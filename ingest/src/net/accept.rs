@@ -25,7 +25,7 @@ const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 pub(crate) async fn accept<R: Routes, S: Future<Output = ()>>(
     listener: TcpListener,
     connections_max: usize,
-    shared: Shared<R>,
+    shared: Arc<Shared<R>>,
     stop: S,
 ) -> impl Future<Output = ()> + use<R, S> {
     let free = Arc::new(Semaphore::new(connections_max.min(Semaphore::MAX_PERMITS)));
@@ -44,13 +44,14 @@ pub(crate) async fn accept<R: Routes, S: Future<Output = ()>>(
         let Some((stream, peer)) = accepted_or_pause(accepted).await else {
             continue;
         };
-        let connection = connection::serve(shared.clone(), stream, peer, graceful.watcher());
-        tokio::spawn(in_place(async move {
-            let _permit = permit;
-            if let Err(error) = connection.await {
-                debug!(%peer, %error, "connection ended early");
-            }
-        }));
+        let connection = connection::serve(
+            Arc::clone(&shared),
+            stream,
+            peer,
+            graceful.watcher(),
+            permit,
+        );
+        tokio::spawn(in_place(connection));
     }
     drop(listener);
     graceful.shutdown()

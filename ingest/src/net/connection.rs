@@ -21,12 +21,14 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::Watcher;
 use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tower_service::Service;
+use tracing::debug;
 use warp::reply::Response;
 
 use super::exchange::{Exchange, Unread};
+use super::head;
 use super::socket::Socket;
 use super::wire::{Phase, Wire};
 
@@ -61,7 +63,6 @@ pub(crate) struct Timeouts {
 }
 
 /// What all connections share.
-#[derive(Clone)]
 pub(crate) struct Shared<R> {
     pub(crate) routes: R,
     pub(crate) timeouts: Timeouts,
@@ -75,6 +76,7 @@ pub(crate) trait Routes:
     Service<Request<Empty<Bytes>>, Response = Response, Error = Infallible, Future: Send + 'static>
     + Clone
     + Send
+    + Sync
     + 'static
 {
 }
@@ -87,57 +89,92 @@ impl<S> Routes for S where
             Future: Send + 'static,
         > + Clone
         + Send
+        + Sync
         + 'static
 {
 }
 
-/// Serves one connection to its end. An error is the peer's: a reset, a timeout, garbage.
+/// Serves one connection to its end, and holds `permit` as long.
 pub(crate) async fn serve<R: Routes>(
-    shared: Shared<R>,
+    shared: Arc<Shared<R>>,
     accepted: TcpStream,
     peer: SocketAddr,
     shutdown: Watcher,
-) -> Result<(), hyper::Error> {
-    let _open = shared.metrics.connection();
+    permit: OwnedSemaphorePermit,
+) {
+    let _open = (shared.metrics.connection(), permit);
     let Ok(mut socket) = Socket::new(accepted) else {
-        return Ok(());
+        return;
     };
     let Ok(Ok(prefix)) = timeout(shared.timeouts.header, read_prefix(&mut socket)).await else {
-        return Ok(());
+        return;
     };
-    let is_http2 = prefix == HTTP2_PREFACE;
+    let ended = match prefix == HTTP2_PREFACE {
+        true => Box::pin(serve_http2(&shared, socket, prefix, peer, shutdown)).await,
+        false => serve_http1(&shared, socket, prefix, peer, shutdown).await,
+    };
+    // An error is the peer's: a reset, a timeout, garbage.
+    if let Err(error) = ended {
+        debug!(%peer, %error, "connection ended early");
+    }
+}
+
+/// What lives as long as a connection is made here, outside of the future that waits for its end:
+/// there it would be kept twice.
+fn serve_http1<R: Routes>(
+    shared: &Shared<R>,
+    socket: Socket,
+    prefix: Bytes,
+    peer: SocketAddr,
+    shutdown: Watcher,
+) -> impl Future<Output = Result<(), hyper::Error>> + use<R> {
     let phase = Arc::new(Phase::default());
-    // On HTTP/2 there are no heads between bodies to time: see `idle`. Pings find the dead.
-    phase.in_request.store(is_http2, Ordering::Relaxed);
-    let shared_socket = (!is_http2).then(|| socket.share());
-    let wire = Wire::new(
-        socket,
-        prefix,
-        Arc::clone(&phase),
-        shared.timeouts.header,
-        Arc::clone(&shared.lingerers),
-    );
     let link = Link {
         peer,
-        phase,
-        socket: shared_socket,
+        phase: Arc::clone(&phase),
+        socket: Some(socket.share()),
     };
-    let (routes, phase) = (shared.routes, Arc::clone(&link.phase));
-    let service = service_fn(move |request| answer(routes.clone(), link.clone(), request));
-    let io = TokioIo::new(wire);
-    match is_http2 {
-        true => {
-            let connection = http2_builder().serve_connection(io, service);
-            tokio::select! {
-                ended = shutdown.watch(connection) => ended,
-                () = idle(&phase, shared.timeouts) => Ok(()),
-            }
-        }
-        false => {
-            let builder = http1_builder(shared.timeouts.keep_alive);
-            shutdown.watch(builder.serve_connection(io, service)).await
-        }
+    let io = TokioIo::new(wire(shared, socket, prefix, phase));
+    let builder = http1_builder(shared.timeouts.keep_alive);
+    shutdown.watch(builder.serve_connection(io, service(shared, link)))
+}
+
+async fn serve_http2<R: Routes>(
+    shared: &Shared<R>,
+    socket: Socket,
+    prefix: Bytes,
+    peer: SocketAddr,
+    shutdown: Watcher,
+) -> Result<(), hyper::Error> {
+    let phase = Arc::new(Phase::default());
+    // There are no heads between bodies to time: see `idle`. Pings find the dead.
+    phase.in_request.store(true, Ordering::Relaxed);
+    let link = Link {
+        peer,
+        phase: Arc::clone(&phase),
+        socket: None,
+    };
+    let io = TokioIo::new(wire(shared, socket, prefix, Arc::clone(&phase)));
+    let connection = http2_builder().serve_connection(io, service(shared, link));
+    tokio::select! {
+        ended = shutdown.watch(connection) => ended,
+        () = idle(&phase, shared.timeouts) => Ok(()),
     }
+}
+
+fn wire<R>(shared: &Shared<R>, socket: Socket, prefix: Bytes, phase: Arc<Phase>) -> Wire {
+    let lingerers = Arc::clone(&shared.lingerers);
+    Wire::new(socket, prefix, phase, shared.timeouts.header, lingerers)
+}
+
+/// The routes, for the requests of one connection.
+fn service<R: Routes>(
+    shared: &Shared<R>,
+    link: Link,
+) -> impl hyper::service::Service<Request<Incoming>, Response = Response, Error = HangUp, Future: Send>
++ use<R> {
+    let routes = shared.routes.clone();
+    service_fn(move |request| answer(routes.clone(), &link, request))
 }
 
 /// Returns when a connection of HTTP/2 has been without a request for too long: hyper times heads
@@ -204,7 +241,6 @@ fn http2_builder() -> http2::Builder<TokioExecutor> {
 pub(crate) struct HangUp;
 
 /// The connection as its requests see it.
-#[derive(Clone)]
 struct Link {
     peer: SocketAddr,
     phase: Arc<Phase>,
@@ -213,43 +249,50 @@ struct Link {
 }
 
 /// A request that is being answered, until it is answered or dropped.
-struct Counted<'a>(&'a Phase);
+struct Counted(Arc<Phase>);
 
-impl Drop for Counted<'_> {
+impl Drop for Counted {
     fn drop(&mut self) {
         self.0.ended.fetch_add(1, Ordering::Relaxed);
     }
 }
 
 /// One request through the routes, and what must be done about a body that they left unread.
-async fn answer<R: Routes>(
+fn answer<R: Routes>(
     mut routes: R,
-    link: Link,
+    link: &Link,
     request: Request<Incoming>,
-) -> Result<Response, HangUp> {
-    link.phase.in_request.store(true, Ordering::Relaxed);
-    link.phase.heads.fetch_add(1, Ordering::Relaxed);
-    let _counted = Counted(&link.phase);
+) -> impl Future<Output = Result<Response, HangUp>> + Send + use<R> {
+    let phase = Arc::clone(&link.phase);
+    phase.in_request.store(true, Ordering::Relaxed);
+    phase.heads.fetch_add(1, Ordering::Relaxed);
+    let counted = Counted(Arc::clone(&phase));
     let (mut parts, body) = request.into_parts();
     let is_http1 = parts.version <= Version::HTTP_11;
-    let (socket, phase) = (link.socket.clone(), Arc::clone(&link.phase));
-    let exchange = Exchange::new(link.peer, &parts, body, socket, phase);
     let expects_continue = parts.headers.contains_key(http::header::EXPECT);
+    if is_http1 && !body.is_end_stream() {
+        head::detach(&mut parts);
+    }
+    let exchange = Exchange::new(link.peer, &mut parts, body, link.socket.clone(), phase);
     parts.extensions.insert(exchange.clone());
-    let Ok(mut response) = routes.call(Request::from_parts(parts, Empty::new())).await;
-    if response.extensions().get::<HangUp>().is_some() {
-        return Err(HangUp);
-    }
-    if is_http1 {
-        if !read_out(exchange.take_unread(), expects_continue).await {
-            response
-                .headers_mut()
-                .insert(CONNECTION, HeaderValue::from_static("close"));
-            link.phase.body_left.store(true, Ordering::Relaxed);
+    let answered = routes.call(Request::from_parts(parts, Empty::new()));
+    async move {
+        let Counted(phase) = &counted;
+        let Ok(mut response) = answered.await;
+        if response.extensions().get::<HangUp>().is_some() {
+            return Err(HangUp);
         }
-        link.phase.in_request.store(false, Ordering::Relaxed);
+        if is_http1 {
+            if !read_out(exchange.take_unread(), expects_continue).await {
+                response
+                    .headers_mut()
+                    .insert(CONNECTION, HeaderValue::from_static("close"));
+                phase.body_left.store(true, Ordering::Relaxed);
+            }
+            phase.in_request.store(false, Ordering::Relaxed);
+        }
+        Ok(response)
     }
-    Ok(response)
 }
 
 /// Reads a small rest of a body. `false` if the rest is larger, of unknown size, late, or not to

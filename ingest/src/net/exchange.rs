@@ -5,13 +5,14 @@
 
 use std::io::{self, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::ops::Deref;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{Uri, Version};
+use http::{HeaderMap, Uri, Version};
 use http_body::{Body as _, Frame};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
@@ -20,15 +21,20 @@ use super::wire::Phase;
 
 /// A request's way to its connection. Cheap to clone, as warp demands of an extension.
 #[derive(Clone)]
-pub(crate) struct Exchange {
+pub(crate) struct Exchange(Arc<State>);
+
+/// What all handles of one exchange share.
+pub(crate) struct State {
     /// Who is connected to us (the proxy, if there is one).
     pub(crate) peer: SocketAddr,
     /// Which HTTP the request came by: it decides how its body is framed.
     pub(crate) version: Version,
     /// What was asked for, as the client or the proxy wrote it.
     pub(crate) uri: Uri,
+    /// The request's header fields.
+    pub(crate) headers: HeaderMap,
     /// The request's body until a handler takes it, and what a handler left of it.
-    body: Arc<Mutex<Unread>>,
+    body: Mutex<Unread>,
     /// The socket beneath an HTTP/1 connection: hyper cannot send interim answers.
     socket: Option<Arc<TcpStream>>,
     /// The state of the connection.
@@ -44,26 +50,36 @@ pub(crate) struct Unread {
     pub(crate) polled: bool,
 }
 
+impl Deref for Exchange {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        &self.0
+    }
+}
+
 impl Exchange {
+    /// Takes the header fields out of `head`: nobody else needs them.
     pub(crate) fn new(
         peer: SocketAddr,
-        head: &Parts,
+        head: &mut Parts,
         body: Incoming,
         socket: Option<Arc<TcpStream>>,
         phase: Arc<Phase>,
     ) -> Self {
         let body = (!body.is_end_stream()).then_some(body);
-        Self {
+        Self(Arc::new(State {
             peer,
             version: head.version,
             uri: head.uri.clone(),
-            body: Arc::new(Mutex::new(Unread {
+            headers: std::mem::take(&mut head.headers),
+            body: Mutex::new(Unread {
                 body,
                 polled: false,
-            })),
+            }),
             socket,
             phase,
-        }
+        }))
     }
 
     /// Whether the request is known to have ended with its headers.

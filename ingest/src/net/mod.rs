@@ -7,6 +7,7 @@
 pub(crate) mod accept;
 pub(crate) mod connection;
 pub(crate) mod exchange;
+mod head;
 mod in_place;
 pub mod listen;
 mod socket;

@@ -175,6 +175,11 @@ impl AsyncRead for Wire {
         if self.prefix.has_remaining() {
             let n = self.prefix.len().min(buf.remaining());
             buf.put_slice(&self.prefix.split_to(n));
+            // With what has come behind it: of half a head hyper makes a buffer of twice the size,
+            // which the connection keeps.
+            if let Poll::Ready(result) = self.socket.poll_read(cx, buf, None) {
+                result?;
+            }
             self.poll_head_deadline(cx, true)?;
             return Poll::Ready(Ok(()));
         }

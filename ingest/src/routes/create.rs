@@ -33,7 +33,7 @@ pub(super) async fn create(ingest: &Ingest, request: &Request) -> Result<Respons
         path: &request.path,
         authorities: &authorities,
     };
-    let create = Create::parse(&request.headers, request.body_size()?, &site, capabilities)?;
+    let create = Create::parse(request.headers(), request.body_size()?, &site, capabilities)?;
     let declared = declared::digest(create.metadata())?;
     let parts = look_at_parts(ingest, create.parts()).await?;
     let plan = create.decide(&parts, capabilities)?;
@@ -141,12 +141,12 @@ async fn fill(
     held: Held,
     plan: &Plan,
 ) -> Result<Reached, IngestError> {
+    let record = held.ledger.record().ok_or(Refusal::Locked)?;
     if let Some(first) = &plan.first {
-        return receive(ingest, request, held, first, plan.kind).await;
+        return receive(ingest, request, held, first, &record).await;
     }
     let complete = plan.complete_at_once();
     let whole = plan.length.filter(|_| complete && plan.kind == Kind::Whole);
-    let record = held.ledger.record().ok_or(Refusal::Locked)?;
     let mut append = Append::new(held, 0, true);
     if whole.is_some() {
         let (checked, verdict) = check(ingest, append, None, record).await?;

@@ -68,7 +68,7 @@ async fn creation(
     let capabilities = &ingest.capabilities;
     create::require_creation(capabilities)?;
     let create = Create::parse(
-        &request.headers,
+        request.headers(),
         request.body_size()?,
         version,
         capabilities,
@@ -105,7 +105,7 @@ async fn retrieval(
     let (status, mut fields) = offset::reply(version, &stored, &own);
     digest::answer(
         &mut fields,
-        &request.headers,
+        request.headers(),
         found.record.digest.as_deref(),
     );
     Ok(respond(status, fields))
@@ -117,7 +117,7 @@ async fn appending(
     id: UploadId,
     request: &Request,
 ) -> Result<Response, IngestError> {
-    let parsed = Append::parse(&request.headers, request.body_size()?, version)?;
+    let parsed = Append::parse(request.headers(), request.body_size()?, version)?;
     let decide = |stored: &Stored| parsed.clone().decide(stored, &ingest.capabilities);
     let appended = append(ingest, id, request, decide).await;
     if let Err(IngestError::Refused(Refusal::Overrun { .. })) = &appended {
@@ -135,10 +135,10 @@ async fn appending(
 /// Tells the digest of an upload that has just been completed, if the client wants it and it is
 /// known: the record has it since the hand-over.
 async fn answer_digest(ingest: &Ingest, request: &Request, id: UploadId, fields: &mut HeaderMap) {
-    if request.headers.contains_key(digest::WANT_REPR_DIGEST)
+    if request.headers().contains_key(digest::WANT_REPR_DIGEST)
         && let Ok(found) = ingest.uploads.peek(id).await
     {
-        digest::answer(fields, &request.headers, found.record.digest.as_deref());
+        digest::answer(fields, request.headers(), found.record.digest.as_deref());
     }
 }
 

@@ -20,7 +20,7 @@ pub(super) async fn head(
     id: UploadId,
     request: &Request,
 ) -> Result<Response, IngestError> {
-    head::parse(&request.headers)?;
+    head::parse(request.headers())?;
     let found = look(ingest, id).await?;
     let capabilities = &ingest.capabilities;
     let stored = known(ingest, &found).await?;

@@ -34,15 +34,18 @@ use crate::tus::refusal::Refusal;
 /// A request as the handlers see it.
 pub(crate) struct Request {
     pub(crate) path: String,
-    pub(crate) headers: HeaderMap,
     pub(crate) exchange: Exchange,
 }
 
 impl Request {
+    pub(crate) fn headers(&self) -> &HeaderMap {
+        &self.exchange.headers
+    }
+
     /// What is known about the body before its first byte.
     fn body_size(&self) -> Result<BodySize, Refusal> {
         let ended = self.exchange.has_no_body();
-        BodySize::of(&self.headers, self.exchange.version, ended)
+        BodySize::of(self.headers(), self.exchange.version, ended)
     }
 
     /// What the request tells about the way it came.
@@ -52,7 +55,7 @@ impl Request {
             peer,
             tls: false,
             uri: &self.exchange.uri,
-            headers: &self.headers,
+            headers: self.headers(),
         }
     }
 }
@@ -70,31 +73,23 @@ pub(crate) fn routes(
 ) -> impl Filter<Extract = (Response,), Error = Rejection, Future: Send> + Clone {
     warp::method()
         .and(warp::path::full())
-        .and(warp::header::headers_cloned())
         .and(warp::ext::get::<Exchange>())
-        .then(
-            move |method: Method, path: FullPath, headers: HeaderMap, exchange: Exchange| {
-                let ingest = Arc::clone(&ingest);
-                let path = path.as_str().to_owned();
-                let request = Request {
-                    path,
-                    headers,
-                    exchange,
-                };
-                // In a place of its own: the connection would be as large as the largest request
-                // even while it has none, and be copied about with it.
-                Box::pin(async move { answer(&ingest, method, request).await })
-            },
-        )
+        .then(move |method: Method, path: FullPath, exchange: Exchange| {
+            let path = path.as_str().to_owned();
+            let request = Request { path, exchange };
+            // In a place of its own: the connection would be as large as the largest request
+            // even while it has none, and be copied about with it.
+            Box::pin(answer(Arc::clone(&ingest), method, request))
+        })
 }
 
 /// Answers, adds what every answer of ours carries, and writes the access line.
-async fn answer(ingest: &Ingest, method: Method, request: Request) -> Response {
+async fn answer(ingest: Arc<Ingest>, method: Method, request: Request) -> Response {
     let started = Instant::now();
-    let mut response = respond_to(ingest, &method, &request).await;
+    let mut response = respond_to(&ingest, &method, &request).await;
     ingest
         .cors
-        .decorate(&method, &request.headers, response.headers_mut());
+        .decorate(&method, request.headers(), response.headers_mut());
     response.headers_mut().insert(
         "x-content-type-options",
         HeaderValue::from_static("nosniff"),
@@ -121,9 +116,9 @@ fn named(base_path: &str, path: &str, response: &Response) -> Option<UploadId> {
 
 /// Answers in the protocol that the request speaks, also if it says no.
 async fn respond_to(ingest: &Ingest, actual: &Method, request: &Request) -> Response {
-    let effective = method::effective(actual, &request.headers);
+    let effective = method::effective(actual, request.headers());
     let method = effective.as_ref().unwrap_or(actual);
-    let protocol = Protocol::of(method, &request.headers, ingest.drafts);
+    let protocol = Protocol::of(method, request.headers(), ingest.drafts);
     let result = match (&effective, &protocol) {
         (Err(refusal), _) | (_, Err(refusal)) => Err(refusal.clone().into()),
         (Ok(method), Ok(protocol)) => dispatch(ingest, *protocol, method, request).await,
@@ -166,7 +161,7 @@ async fn dispatch(
 ) -> Result<Response, IngestError> {
     // "The Server MUST NOT process the request": not even to say that there is nothing here.
     if protocol == Protocol::Tus && *method != Method::OPTIONS {
-        headers::accept_version(&request.headers)?;
+        headers::accept_version(request.headers())?;
     }
     let target = target(&request.path, &ingest.base_path).ok_or(Refusal::NotFound)?;
     let span = match target {
@@ -203,11 +198,12 @@ async fn handle(
         Target::Upload(id) => *id,
     };
     method::require(method, Resource::Upload, capabilities)?;
+    // Each in a place of its own, so that one that waits for a slow body needs no room for the rest.
     match *method {
-        Method::HEAD => head::head(ingest, id, request).await,
-        Method::GET => state::state(ingest, id).await,
+        Method::HEAD => Box::pin(head::head(ingest, id, request)).await,
+        Method::GET => Box::pin(state::state(ingest, id)).await,
         Method::PATCH => Box::pin(patch::patch(ingest, id, request)).await,
-        Method::DELETE => terminate::terminate(ingest, id, request).await,
+        Method::DELETE => Box::pin(terminate::terminate(ingest, id, request)).await,
         _ => Err(Refusal::NotFound.into()),
     }
 }

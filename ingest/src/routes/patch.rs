@@ -11,6 +11,7 @@ use warp::reply::Response;
 use super::receive::receive;
 use super::stored::{announce_expiry, of_record, stored};
 use super::{Request, respond};
+use crate::append::Held;
 use crate::error::IngestError;
 use crate::ingest::Ingest;
 use crate::tus::capabilities::Extension;
@@ -24,7 +25,7 @@ pub(super) async fn patch(
     request: &Request,
 ) -> Result<Response, IngestError> {
     let capabilities = &ingest.capabilities;
-    let patch = Patch::parse(&request.headers, request.body_size()?, capabilities)?;
+    let patch = Patch::parse(request.headers(), request.body_size()?, capabilities)?;
     let decide = |stored: &Stored| patch.clone().decide(stored, capabilities);
     let (record, reached) = append(ingest, id, request, decide).await?;
     let mut fields = patch::reply(reached.offset);
@@ -65,12 +66,30 @@ pub(super) async fn append(
     request: &Request,
     decide: impl Fn(&Stored) -> Result<Plan, Refusal>,
 ) -> Result<(Record, Reached), IngestError> {
+    // In a place of its own, which is free again while the body comes.
+    let (mut record, begun) = Box::pin(begin(ingest, id, decide)).await?;
+    let reached = match begun {
+        None => already(&record),
+        Some((held, plan)) => {
+            let reached = receive(ingest, request, held, &plan, &record).await?;
+            record.last_write = UnixTime::now();
+            reached
+        }
+    };
+    Ok((record, reached))
+}
+
+/// Takes the upload for appending as planned, unless there is nothing to append; its record.
+async fn begin(
+    ingest: &Ingest,
+    id: UploadId,
+    decide: impl Fn(&Stored) -> Result<Plan, Refusal>,
+) -> Result<(Record, Option<(Held, patch::Append)>), IngestError> {
     let capabilities = &ingest.capabilities;
     // Without the lock first: a request for the wrong place must not disturb the writer.
     let found = ingest.uploads.look_whole(id).await?;
     if let Plan::AlreadyComplete(_) = decide(&stored(&found, capabilities)?)? {
-        let reached = already(&found.record);
-        return Ok((found.record, reached));
+        return Ok((found.record, None));
     }
     let asked = Instant::now();
     let held = ingest.uploads.hold(id).await;
@@ -81,15 +100,10 @@ pub(super) async fn append(
         decide(&stored(&found, capabilities)?)?;
         return Err(Refusal::Locked.into());
     };
-    let mut record = held.ledger.record().ok_or(Refusal::Locked)?;
-    let stored = of_record(&record);
-    match decide(&stored)? {
-        Plan::AlreadyComplete(_) => Ok((record.clone(), already(&record))),
-        Plan::Append(plan) => {
-            let reached = receive(ingest, request, held, &plan, stored.kind).await?;
-            record.last_write = UnixTime::now();
-            Ok((record, reached))
-        }
+    let record = held.ledger.record().ok_or(Refusal::Locked)?;
+    match decide(&of_record(&record))? {
+        Plan::AlreadyComplete(_) => Ok((record, None)),
+        Plan::Append(plan) => Ok((record, Some((held, plan)))),
     }
 }
 

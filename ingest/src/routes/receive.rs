@@ -7,6 +7,7 @@ use shared::size::{Length, Offset};
 use tokio::task::spawn_blocking;
 
 use super::Request;
+use super::stored::of_record;
 use crate::append::{Append, Held};
 use crate::body::{self, End};
 use crate::digests::{Finished, Running, Taps};
@@ -25,12 +26,12 @@ pub(super) async fn receive(
     request: &Request,
     held: Held,
     plan: &patch::Append,
-    kind: Kind,
+    record: &Record,
 ) -> Result<Reached, IngestError> {
-    let (id, record) = (held.seat.id(), held.ledger.record().ok_or(Refusal::Locked)?);
-    let received = receive_held(ingest, request, held, plan, (kind, &record)).await;
+    let id = held.seat.id();
+    let received = Box::pin(receive_held(ingest, request, held, plan, record)).await;
     if let Some(refusal) = received.as_ref().err().and_then(IngestError::failure) {
-        ingest.uploads.failed(id, &record, &refusal);
+        ingest.uploads.failed(id, record, &refusal);
     }
     received
 }
@@ -40,12 +41,12 @@ async fn receive_held(
     request: &Request,
     held: Held,
     plan: &patch::Append,
-    (kind, record): (Kind, &Record),
+    record: &Record,
 ) -> Result<Reached, IngestError> {
-    let id = held.seat.id();
+    let (id, kind) = (held.seat.id(), of_record(record).kind);
     let mut append = prepare(ingest, held, plan, record, kind)?;
     let checksum = match &plan.verify {
-        Verify::Digest(announced) => Some(Hasher::new(announced.algorithm)),
+        Verify::Digest(announced) => Some(Box::new(Hasher::new(announced.algorithm))),
         Verify::Nothing | Verify::Trailer => None,
     };
     let whole = (kind == Kind::Whole).then(|| ingest.uploads.digests.take(id, record, plan.at));
@@ -84,7 +85,9 @@ async fn receive_held(
     let running = taps.whole.filter(|running| running.upto() == position);
     let whole = match whole {
         Some(length) => {
-            let (checked, verdict) = check(ingest, append, running, record.clone()).await?;
+            // Rarely needed, and larger than all the rest: in a place of its own.
+            let checking = Box::pin(check(ingest, append, running, record.clone()));
+            let (checked, verdict) = checking.await?;
             append = checked;
             let whole = Some(length).filter(|_| verdict.is_ok());
             ended = ended.and(verdict);
@@ -149,7 +152,7 @@ fn prepare(
 async fn verify(
     mut append: Append,
     plan: &patch::Append,
-    hasher: Option<Hasher>,
+    hasher: Option<Box<Hasher>>,
     trailers: Option<&HeaderMap>,
 ) -> Result<(Append, Result<(), Refusal>), IngestError> {
     let announced = match plan.verify.at_end(trailers) {

@@ -18,7 +18,7 @@ pub(super) async fn terminate(
     id: UploadId,
     request: &Request,
 ) -> Result<Response, IngestError> {
-    terminate::parse(&request.headers, &ingest.capabilities)?;
+    terminate::parse(request.headers(), &ingest.capabilities)?;
     expect_ended(end(ingest, id).await?)?;
     Ok(respond(StatusCode::NO_CONTENT, HeaderMap::new()))
 }
