@@ -143,10 +143,11 @@ impl Append {
     pub(crate) fn write(&mut self, data: &[Bytes]) -> Result<(), DiskError> {
         let mut slices: Vec<_> = data.iter().map(|bytes| IoSlice::new(bytes)).collect();
         let mut rest = slices.as_mut_slice();
+        let file = self.ledger.data()?;
         while !rest.is_empty() {
             // Positions past i64::MAX do not exist: no upload may be that long.
             let at = i64::try_from(self.at).unwrap_or(i64::MAX);
-            match pwritev(self.ledger.data(), rest, at) {
+            match pwritev(file, rest, at) {
                 Err(nix::errno::Errno::EINTR) => {}
                 Ok(0) => {
                     let full: io::Result<()> = Err(io::ErrorKind::WriteZero.into());
@@ -227,17 +228,21 @@ impl Append {
         Ok(())
     }
 
-    /// Gives the lock up while nothing comes; whether it is given up now.
+    /// Gives the lock up while nothing comes; whether it has done so now.
     pub(crate) fn pause(&mut self) -> bool {
         // What counts must be published first: who comes writes over it. What waits for its
         // checksum is held against it in the end, whoever wrote it.
         let nothing_held =
             self.publishing.is_none() && (self.at == self.published || !self.counted);
-        if !self.paused && nothing_held {
-            // Kept if the kernel says no: then other processes wait longer, no more.
-            self.paused = self.ledger.pause();
-            self.gave_way |= self.paused && self.at != self.published;
+        if self.paused || !nothing_held {
+            return false;
         }
+        // Kept if the kernel says no: then other processes wait longer, no more. Nobody else has
+        // the ledger but a publication.
+        let all_published = self.at == self.published;
+        let ledger = Arc::get_mut(&mut self.ledger);
+        self.paused = ledger.is_some_and(|ledger| ledger.pause(all_published));
+        self.gave_way |= self.paused && !all_published;
         self.paused
     }
 
@@ -250,7 +255,8 @@ impl Append {
     /// Takes the lock again if it was given up, and makes sure that nobody went on meanwhile.
     pub(crate) fn resume(&mut self) -> Result<(), Lost> {
         if self.paused {
-            self.ledger.resume()?;
+            let ledger = Arc::get_mut(&mut self.ledger).ok_or(Lost::ToAnother)?;
+            ledger.resume()?;
             self.paused = false;
         }
         Ok(())
@@ -284,7 +290,7 @@ impl Append {
 
     /// The digest of what was written from `offset` on, read again. Blocks.
     pub(crate) fn digest_from(&self, offset: Offset, hasher: Hasher) -> Result<Vec<u8>, DiskError> {
-        let (data, path) = (self.ledger.data(), self.ledger.path());
+        let (data, path) = (self.ledger.data()?, self.ledger.path());
         read_digest(data, path, offset, self.position(), hasher)
     }
 

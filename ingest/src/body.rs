@@ -111,6 +111,9 @@ pub(crate) async fn receive(
         if let Some(end) = step {
             return end;
         }
+        if append.unpublished() == 0 && clock.is_silent() && append.pause() {
+            clock.rest_until(clock.last_byte + patience.stall_timeout);
+        }
     }
 }
 
@@ -149,15 +152,13 @@ fn on_tick(clock: &mut Clock, append: &mut Append, stall_timeout: Duration) -> O
     if stall_timeout <= silence || clock.pace.is_too_slow(now) {
         return Some(End::Stalled);
     }
-    let stalled_at = clock.last_byte + stall_timeout;
     let unpublished = append.unpublished();
     let due = clock.saves.due(unpublished);
     if unpublished == 0 {
-        if SILENCE <= silence && append.pause() {
-            clock.rest_until(stalled_at);
-        }
-    } else if now < due {
-        clock.rest_until(due.min(stalled_at));
+        return None;
+    }
+    if now < due {
+        clock.rest_until(due.min(clock.last_byte + stall_timeout));
     } else if append.publish() {
         clock.saves.began(unpublished, now);
     }
@@ -244,6 +245,11 @@ impl Clock {
         if now + TICK < self.next.deadline() {
             self.next.as_mut().reset(now + TICK);
         }
+    }
+
+    /// Whether nothing has come for so long that others may have the upload.
+    fn is_silent(&self) -> bool {
+        SILENCE <= self.last_byte.elapsed()
     }
 
     /// Nothing can be due before, unless bytes come.

@@ -125,7 +125,7 @@ impl Finished {
         if let Some(running) = running.filter(|running| running.upto == append.position()) {
             return Ok(running.finish());
         }
-        let (data, path) = (append.ledger().data(), append.ledger().path());
+        let (data, path) = (append.ledger().data()?, append.ledger().path());
         Self::read(data, path, append.position(), needed)
     }
 

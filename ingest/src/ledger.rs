@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use shared::durable::DiskError;
 use shared::id::UploadId;
 use shared::layout::Dir;
-use shared::receive::{Moved, NewData, Receiving};
+use shared::receive::{Moved, NewData, Receiving, Resting};
 use shared::record::{Finish, Record};
 use shared::size::{Length, Offset};
 use shared::spool::Spool;
@@ -25,8 +25,8 @@ use crate::events::event::{Detail, Kind};
 #[derive(Debug)]
 pub(crate) struct Ledger {
     spool: Arc<Spool>,
-    /// Shares the lock with `files`.
-    data: Arc<File>,
+    /// Shares the lock with `files`; `None` while the upload rests.
+    data: Option<Arc<File>>,
     path: PathBuf,
     files: Mutex<Files>,
     /// Who is told what comes of it.
@@ -41,6 +41,8 @@ enum Files {
     New(NewData, Box<Record>),
     /// Data and record.
     Receiving(Box<Receiving>),
+    /// Neither is open: the client is silent.
+    Resting(Box<Resting>),
     /// Handed over, or half created: nothing can be done with it here.
     Closed,
     /// A publication failed. Another sync would answer that lost bytes are safe, so there is none,
@@ -53,6 +55,7 @@ impl Files {
     fn offset(&self) -> Offset {
         match self {
             Self::Receiving(receiving) => receiving.record().offset,
+            Self::Resting(resting) => resting.record().offset,
             Self::New(..) | Self::Closed | Self::Failed(_) => Offset(0),
         }
     }
@@ -90,7 +93,7 @@ impl Ledger {
     fn of(spool: &Arc<Spool>, data: Arc<File>, path: PathBuf, files: Files) -> Self {
         Self {
             spool: Arc::clone(spool),
-            data,
+            data: Some(data),
             path,
             files: Mutex::new(files),
             events: None,
@@ -122,8 +125,12 @@ impl Ledger {
     }
 
     /// The data file.
-    pub(crate) fn data(&self) -> &File {
-        &self.data
+    ///
+    /// # Errors
+    /// That the upload rests.
+    pub(crate) fn data(&self) -> Result<&File, DiskError> {
+        let resting = || DiskError::new("use", &self.path, io::ErrorKind::NotConnected.into());
+        self.data.as_deref().ok_or_else(resting)
     }
 
     /// Whether a publication waits for the disk.
@@ -136,6 +143,7 @@ impl Ledger {
         match &*self.files() {
             Files::New(_, record) => Some(Record::clone(record)),
             Files::Receiving(receiving) => Some(receiving.record().clone()),
+            Files::Resting(resting) => Some(resting.record().clone()),
             Files::Closed | Files::Failed(_) => None,
         }
     }
@@ -148,7 +156,7 @@ impl Ledger {
         match &mut *self.files() {
             Files::New(_, record) => record.length = Some(length),
             Files::Receiving(receiving) => receiving.set_length(length)?,
-            Files::Closed | Files::Failed(_) => {}
+            Files::Resting(_) | Files::Closed | Files::Failed(_) => {}
         }
         Ok(())
     }
@@ -162,7 +170,7 @@ impl Ledger {
         match &mut *self.files() {
             Files::New(_, record) => record.flagged = flagged,
             Files::Receiving(receiving) => receiving.set_flagged(flagged)?,
-            Files::Closed | Files::Failed(_) => {}
+            Files::Resting(_) | Files::Closed | Files::Failed(_) => {}
         }
         Ok(())
     }
@@ -175,7 +183,7 @@ impl Ledger {
         match &mut *self.files() {
             Files::New(_, record) => record.digest = Some(digest),
             Files::Receiving(receiving) => receiving.set_digest(digest)?,
-            Files::Closed | Files::Failed(_) => {}
+            Files::Resting(_) | Files::Closed | Files::Failed(_) => {}
         }
         Ok(())
     }
@@ -209,7 +217,7 @@ impl Ledger {
         let receiving = match files {
             Files::Receiving(receiving) => receiving,
             Files::Failed(kind) => return Err(self.has_failed(*kind)),
-            Files::New(..) | Files::Closed => return Ok(()),
+            Files::New(..) | Files::Resting(_) | Files::Closed => return Ok(()),
         };
         if was_new && upto.0 == 0 {
             receiving.sync_creation()?;
@@ -246,7 +254,7 @@ impl Ledger {
         let made = match found {
             Files::New(new, record) => new.into_receiving(*record).map(Some),
             Files::Failed(kind) => Err(self.has_failed(kind)),
-            Files::Receiving(_) | Files::Closed => Ok(None),
+            Files::Receiving(_) | Files::Resting(_) | Files::Closed => Ok(None),
         };
         let told = move |result: Result<Option<Record>, DiskError>| {
             let result = result.map(|record| {
@@ -317,7 +325,7 @@ impl Ledger {
                 let from = receiving.record().offset;
                 (receiving.move_over(Offset(length.0), now)?, Some(from))
             }
-            Files::Closed => return Ok(None),
+            Files::Resting(_) | Files::Closed => return Ok(None),
             Files::Failed(kind) => return Err(self.has_failed(kind)),
         };
         Ok(Some(Handed { moved, from }))
@@ -335,23 +343,52 @@ impl Ledger {
         DiskError::new("publish after a failure", &self.path, kind.into())
     }
 
-    /// Lets other processes have the upload while nothing comes; whether they may now.
-    pub(crate) fn pause(&self) -> bool {
-        match &*self.files() {
-            Files::Receiving(receiving) => receiving.pause().is_ok(),
-            Files::New(..) | Files::Closed | Files::Failed(_) => false,
-        }
+    /// Lets other processes have the upload while nothing comes; whether they may now. The files
+    /// are closed as well if every byte that came is below the watermark, unless its sync is still
+    /// to come: a write-back that fails before is told only to who had the file open.
+    pub(crate) fn pause(&mut self, all_published: bool) -> bool {
+        let durability = self.spool.durability();
+        let syncs_later = durability.syncs_finish() && !durability.syncs_patches();
+        let files = self.files.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let (left, paused) = match std::mem::replace(files, Files::Closed) {
+            Files::Receiving(receiving) if all_published && !syncs_later => {
+                match receiving.rest() {
+                    Ok(resting) => {
+                        self.data = None;
+                        (Files::Resting(Box::new(resting)), true)
+                    }
+                    Err(receiving) => (Files::Receiving(receiving), false),
+                }
+            }
+            Files::Receiving(receiving) => {
+                let paused = receiving.pause().is_ok();
+                (Files::Receiving(receiving), paused)
+            }
+            left => (left, false),
+        };
+        *files = left;
+        paused
     }
 
     /// Takes the lock again, and only if the upload is as it was left.
     ///
     /// # Errors
     /// [`Lost::ToAnother`] if not.
-    pub(crate) fn resume(&self) -> Result<(), Lost> {
-        let Files::Receiving(receiving) = &mut *self.files() else {
-            return Ok(());
+    pub(crate) fn resume(&mut self) -> Result<(), Lost> {
+        let files = self.files.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let resumed = match files {
+            Files::Receiving(receiving) => receiving.resume(),
+            Files::Resting(resting) => resting.resume().map(|resumed| {
+                let Some(receiving) = resumed else {
+                    return false;
+                };
+                self.data = Some(receiving.share_data());
+                *files = Files::Receiving(Box::new(receiving));
+                true
+            }),
+            Files::New(..) | Files::Closed | Files::Failed(_) => return Ok(()),
         };
-        match receiving.resume() {
+        match resumed {
             Ok(true) => Ok(()),
             Ok(false) => Err(Lost::ToAnother),
             Err(error) => Err(Lost::Unreadable(error)),
@@ -367,7 +404,8 @@ impl Drop for Ledger {
     /// Closing would do, were it not for commands that are being started at this moment: until it
     /// executes its program, a new process has all our descriptors, and with them the lock.
     fn drop(&mut self) {
-        if let Err(error) = self.data.unlock() {
+        let data = self.data.as_ref();
+        if let Some(Err(error)) = data.map(|data| data.unlock()) {
             tracing::debug!(%error, "not unlocked; closing does it");
         }
     }
@@ -400,7 +438,7 @@ mod tests {
 
         let dir = tempfile::tempdir().unwrap();
         let (spool, id, ledger) = open_ledger(&dir);
-        ledger.data().write_all_at(b"hello", 0).unwrap();
+        ledger.data().unwrap().write_all_at(b"hello", 0).unwrap();
         {
             let _failing = failpoint::scoped("advance.data_synced=error:EIO").unwrap();
             assert!(ledger.publish(Offset(5)).is_err());

@@ -8,7 +8,8 @@ use tracing::warn;
 /// Descriptors that are not connections: listener, log, runtime, and the files of uploads whose
 /// connections have just gone.
 const DESCRIPTORS_BESIDE: u64 = 64;
-/// A connection in the middle of an upload: its socket, the data, the record.
+/// A connection in the middle of an upload: its socket, and while its client is not silent the data
+/// and the record. All can be busy at once.
 const DESCRIPTORS_PER_CONNECTION: u64 = 3;
 
 /// Takes what the process may have of descriptors and makes the allocator keep large buffers.

@@ -208,7 +208,7 @@ impl Uploads {
     /// Sets space aside for an upload whose length has just become known.
     pub(crate) fn reserve(&self, ledger: &Ledger, length: Length) -> Result<(), DiskError> {
         self.space
-            .reserve(ledger.data(), ledger.path(), Some(length))
+            .reserve(ledger.data()?, ledger.path(), Some(length))
     }
 
     /// Sets space aside anew for an upload whose file was cut. It may be gone: then a write says so.

@@ -80,6 +80,12 @@ impl DataLock {
         Ok(there.is_some_and(|there| durable::identity(&there) == self.identity))
     }
 
+    /// Device and inode of the locked file.
+    #[must_use]
+    pub fn identity(&self) -> (u64, u64) {
+        self.identity
+    }
+
     /// The locked data file, open for reading and writing.
     #[must_use]
     pub fn file(&self) -> &File {

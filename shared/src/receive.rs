@@ -20,8 +20,10 @@ use crate::size::{Length, Offset};
 use crate::spool::Spool;
 use crate::time::UnixTime;
 
+mod rest;
 mod settle;
 
+pub use rest::Resting;
 pub use settle::Moved;
 
 /// A data file that was just created, locked, without a record. Dropped as it is, it is an orphan
@@ -476,35 +478,6 @@ impl Receiving {
             return Ok(());
         }
         self.change(handover::forget_bytes)
-    }
-
-    /// Lets other processes take the upload over while nothing arrives. The caller has moved the
-    /// watermark over every byte that did.
-    ///
-    /// # Errors
-    /// As flock(2).
-    pub fn pause(&self) -> Result<(), DiskError> {
-        self.lock.unlock(&self.data_path())
-    }
-
-    /// Goes on after [`Self::pause`]: `false` if another process has taken the upload over or
-    /// moved it on, and this one must give up.
-    ///
-    /// # Errors
-    /// As flock(2) and read(2).
-    pub fn resume(&mut self) -> Result<bool, DiskError> {
-        if !self.lock.relock(&self.data_path())? {
-            return Ok(false);
-        }
-        let path = self.file.path().to_owned();
-        match self.spool.open_record(path, Dir::Uploads, self.id) {
-            Ok((_, record)) if record == self.record => Ok(true),
-            Err(RecordError::Disk(error)) if !error.is_missing() => Err(error),
-            _ => {
-                self.pause()?;
-                Ok(false)
-            }
-        }
     }
 }
 

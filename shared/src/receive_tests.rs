@@ -134,6 +134,28 @@ fn a_paused_upload_can_be_taken_over_and_the_first_holder_gives_up() {
 }
 
 #[test]
+fn a_resting_upload_is_free_for_others_and_given_up_once_they_moved_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = spool(&dir);
+    let first = create(&spool, 10);
+    let id = first.id();
+    let resting = Box::new(first).rest().unwrap();
+    let back = resting.resume().unwrap().expect("nobody came");
+    let resting = Box::new(back).rest().unwrap();
+    let mut second = opened(&spool, id);
+    assert!(resting.resume().unwrap().is_none(), "the second holds it");
+    second.data().write_all_at(b"xx", 0).unwrap();
+    second.advance(Offset(2), now(3)).unwrap();
+    drop(second);
+    assert!(resting.resume().unwrap().is_none(), "the watermark moved");
+    assert_eq!(
+        opened(&spool, id).record().offset,
+        Offset(2),
+        "giving up released the lock"
+    );
+}
+
+#[test]
 fn an_ended_upload_leaves_a_receipt_and_no_data() {
     let dir = tempfile::tempdir().unwrap();
     let spool = spool(&dir);

@@ -1,5 +1,6 @@
 use std::os::unix::fs::FileExt as _;
 
+use shared::durable::Durability;
 use shared::receive::{NewData, Open, Receiving};
 use shared::record::{self, Record};
 use shared::spool::{Options, Spool};
@@ -10,7 +11,19 @@ use crate::writers::Writers;
 
 /// An upload of 5 bytes in a fresh spool, taken for writing.
 async fn held(dir: &tempfile::TempDir, writers: &Arc<Writers>) -> (Arc<Spool>, Held) {
-    let spool = Arc::new(Spool::open(&dir.path().join("s"), Options::default()).unwrap());
+    held_with(dir, Durability::EveryPatch, writers).await
+}
+
+async fn held_with(
+    dir: &tempfile::TempDir,
+    durability: Durability,
+    writers: &Arc<Writers>,
+) -> (Arc<Spool>, Held) {
+    let options = Options {
+        durability,
+        ..Options::default()
+    };
+    let spool = Arc::new(Spool::open(&dir.path().join("s"), options).unwrap());
     let record = Record::new(None, UnixTime::now());
     let receiving = NewData::create(&spool)
         .unwrap()
@@ -47,6 +60,42 @@ async fn a_writer_that_paused_does_not_touch_what_another_process_made_of_the_up
     assert!(matches!(silent.resume(), Err(Lost::ToAnother)));
     drop(silent);
     assert_eq!(offset(&spool, id), Offset(4));
+}
+
+#[tokio::test]
+async fn a_writer_that_paused_has_no_descriptors_and_goes_on_with_new_ones() {
+    let dir = tempfile::tempdir().unwrap();
+    let (spool, held) = held(&dir, &Arc::default()).await;
+    let id = held.seat.id();
+    let mut silent = Append::new(held, 5, true);
+    silent.write(&[Bytes::from_static(b"he")]).unwrap();
+    assert!(!silent.pause(), "what came is not published yet");
+    silent.publish_now().unwrap();
+    assert!(silent.pause());
+    assert!(silent.ledger().data().is_err());
+    assert!(!silent.pause(), "it has paused already");
+    silent.resume().unwrap();
+    silent.write(&[Bytes::from_static(b"llo")]).unwrap();
+    silent.publish_now().unwrap();
+    assert_eq!(offset(&spool, id), Offset(5));
+    let mut content = [0; 5];
+    let data = silent.ledger().data().unwrap();
+    data.read_exact_at(&mut content, 0).unwrap();
+    assert_eq!(&content, b"hello");
+}
+
+#[tokio::test]
+async fn a_writer_whose_bytes_are_synced_later_keeps_their_file_open() {
+    let dir = tempfile::tempdir().unwrap();
+    for (durability, counted) in [(Durability::OnFinish, true), (Durability::None, false)] {
+        let (_, held) = held_with(&dir, durability, &Arc::default()).await;
+        let mut silent = Append::new(held, 5, counted);
+        silent.write(&[Bytes::from_static(b"he")]).unwrap();
+        silent.publish_now().unwrap();
+        assert!(silent.pause());
+        assert!(silent.ledger().data().is_ok());
+        silent.resume().unwrap();
+    }
 }
 
 #[tokio::test]
