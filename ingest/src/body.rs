@@ -113,6 +113,7 @@ pub(crate) async fn receive(
         }
         if append.unpublished() == 0 && clock.is_silent() && append.pause() {
             clock.rest_until(clock.last_byte + patience.stall_timeout);
+            body.rest().await;
         }
     }
 }

@@ -34,3 +34,6 @@ mod program;
 pub mod server;
 
 pub use program::main;
+
+#[global_allocator]
+static ALLOCATOR: net::pages::Paged = net::pages::Paged;

@@ -3,6 +3,7 @@
 //! warp boxes a request's body and drops its trailers, so the body travels beside it: the outer
 //! service takes it out of hyper's request and puts it into the extensions.
 
+use std::future::poll_fn;
 use std::io::{self, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::ops::Deref;
@@ -148,6 +149,17 @@ impl RequestBody {
         };
         let wanted = usize::try_from(wanted).unwrap_or(0);
         self.home.phase.wanted.store(wanted, Ordering::Relaxed);
+    }
+
+    /// Lets the connection do without a buffer until the client sends again.
+    pub(crate) async fn rest(&self) {
+        self.home.phase.is_silent.store(true, Ordering::Relaxed);
+        // It does so when it tries to read, which it would not do before there is something.
+        poll_fn(|cx| {
+            cx.waker().wake_by_ref();
+            Poll::Ready(())
+        })
+        .await;
     }
 
     /// The next frame; `None` after the last. Cancel-safe.

@@ -10,5 +10,6 @@ pub(crate) mod exchange;
 mod head;
 mod in_place;
 pub mod listen;
+pub(crate) mod pages;
 mod socket;
 pub(crate) mod wire;

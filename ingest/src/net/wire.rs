@@ -18,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::pages::give_back;
 use super::socket::Socket;
 
 /// What a lingering close may read and throw away, and for how long.
@@ -43,6 +44,8 @@ pub(crate) struct Phase {
     /// What the reader of a body would have in one piece, all of it still to come; 0 if there is
     /// no such reader, or it does not know.
     pub(crate) wanted: AtomicUsize,
+    /// The client has fallen silent: what it will send is read into memory that is free until then.
+    pub(crate) is_silent: AtomicBool,
 }
 
 impl Phase {
@@ -191,6 +194,11 @@ impl AsyncRead for Wire {
                 Poll::Ready(Ok(()))
             }
             Poll::Pending => {
+                if self.phase.is_silent.swap(false, Ordering::Relaxed) {
+                    #[expect(unsafe_code, reason = "hyper's buffers are not initialised")]
+                    // SAFETY: to be filled is all that this space is for.
+                    give_back(unsafe { buf.unfilled_mut() });
+                }
                 self.poll_head_deadline(cx, false)?;
                 Poll::Pending
             }
@@ -235,5 +243,67 @@ impl AsyncWrite for Wire {
         }
         ready!(self.poll_linger(cx));
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::io::Write as _;
+    use std::net::TcpStream;
+
+    use super::*;
+
+    /// A connection of which `prefix` was read already, and its client.
+    async fn pair(prefix: &'static [u8]) -> (Wire, TcpStream) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (accepted, _) = listener.accept().await.unwrap();
+        let wire = Wire::new(
+            Socket::new(accepted).unwrap(),
+            Bytes::from_static(prefix),
+            Arc::new(Phase::default()),
+            Duration::from_secs(60),
+            Arc::new(Semaphore::new(1)),
+        );
+        (wire, client)
+    }
+
+    #[tokio::test]
+    async fn what_came_behind_the_prefix_comes_with_it() {
+        let (mut wire, mut client) = pair(b"GET ").await;
+        client.write_all(b"/files/").unwrap();
+        while !matches!(wire.socket.share().peek(&mut [0; 8]), Ok(7)) {
+            tokio::task::yield_now().await;
+        }
+        let mut space = [0; 64];
+        let mut buf = ReadBuf::new(&mut space);
+        // Nobody has asked yet whether there is something: the first read may find nothing.
+        poll_fn(|cx| {
+            let asked = wire.socket.poll_read(cx, &mut ReadBuf::new(&mut []), None);
+            asked.map(drop)
+        })
+        .await;
+        poll_fn(|cx| Pin::new(&mut wire).poll_read(cx, &mut buf))
+            .await
+            .unwrap();
+        assert_eq!(buf.filled(), b"GET /files/");
+    }
+
+    #[tokio::test]
+    async fn a_silent_client_is_waited_for_without_memory_and_once_told() {
+        let (mut wire, _client) = pair(b"").await;
+        let mut space = vec![1; 16 << 10];
+        for (is_silent, is_kept) in [(false, true), (true, false), (false, true)] {
+            space.fill(1);
+            wire.phase.is_silent.fetch_or(is_silent, Ordering::Relaxed);
+            poll_fn(|cx| {
+                let waits = Pin::new(&mut wire).poll_read(cx, &mut ReadBuf::new(&mut space));
+                assert!(waits.is_pending());
+                Poll::Ready(())
+            })
+            .await;
+            assert_eq!(space.iter().all(|byte| *byte == 1), is_kept);
+        }
     }
 }
