@@ -247,17 +247,24 @@ impl Queue {
         self.inbox.tell(Heard::Arrived(id));
     }
 
-    /// Has the spool opened anew, before the next poll would, if its directory is another one now.
-    /// No event tells of a directory further up that is moved away, nor of the removal of one that
-    /// we have open ourselves.
+    /// Has the spool opened anew, before the next poll would, if its directory is another one now, and
+    /// listens to the right one. No event tells of a directory further up that is moved away, nor of a
+    /// removal.
     ///
     /// # Errors
     /// As stat(2).
     pub fn notice_replacement(&self) -> Result<(), DiskError> {
         let path = self.spool().layout().dir(Dir::Completed);
         let found = durable::stat(&path)?.map(|dir| durable::identity(&dir));
-        let listed = self.desk().listed;
-        if listed.is_some() && listed != found {
+        let desk = self.desk();
+        let listed_another = desk.listed.is_some() && desk.listed != found;
+        // One that took its place for a while, perhaps.
+        let hears_another = desk
+            .watch
+            .as_ref()
+            .is_some_and(|watch| watch.is_deaf_to(found));
+        drop(desk);
+        if listed_another || hears_another {
             self.inbox.tell(Heard::Replaced);
         }
         Ok(())

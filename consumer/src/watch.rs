@@ -5,17 +5,27 @@
 //! filesystems tell nothing of other hosts).
 //!
 //! The watch is armed *before* the scan that finds little, and taken away while there is a
-//! backlog of fresh uploads: `notify` asks the kernel for every kind of event, a dozen for each upload that
-//! passes, which nobody needs while all are busy.
+//! backlog of fresh uploads: each upload that comes is two events, which nobody needs while all are
+//! busy.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use notify::event::{Flag, ModifyKind, RenameMode};
-use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use notify::{
+    Config, Event, EventHandler, EventKind, EventKindMask, RecommendedWatcher, RecursiveMode,
+    Watcher,
+};
+use shared::durable;
 use shared::id::UploadId;
 use shared::layout::{DataAt, Dir, Entry, classify};
+
+/// What the kernel is asked to tell: names that come, and that the directory itself is moved away. Not
+/// that a file is opened or goes: the janitor opens every record, consumers claim, and each time all
+/// consumers would wake. That the directory is removed would come with the names that go: see
+/// [`Watch::is_deaf_to`].
+const EVENTS: EventKindMask = EventKindMask::CREATE.union(EventKindMask::MODIFY_NAME);
 
 /// How long after a refusal (no more watches to be had) it is tried again.
 const REFUSED_FOR: Duration = Duration::from_secs(60);
@@ -27,7 +37,7 @@ pub enum Heard {
     Arrived(UploadId),
     /// Events were lost: look at everything.
     Lost,
-    /// The directory itself was moved away or removed.
+    /// The directory itself was moved away, or another is in its place.
     Replaced,
 }
 
@@ -36,6 +46,8 @@ pub struct Watch {
     dir: PathBuf,
     hear: Arc<dyn Fn(Heard) + Send + Sync>,
     watcher: Option<RecommendedWatcher>,
+    /// Device and inode of the directory when it was last begun to listen.
+    listened_to: Option<(u64, u64)>,
     refused_at: Option<Instant>,
 }
 
@@ -47,6 +59,7 @@ impl Watch {
             dir,
             hear: Arc::new(hear),
             watcher: None,
+            listened_to: None,
             refused_at: None,
         }
     }
@@ -57,6 +70,9 @@ impl Watch {
         if self.watcher.is_some() || refused {
             return false;
         }
+        // Before the watch: if another takes its place in between, it shows.
+        let found = durable::stat(&self.dir).ok().flatten();
+        self.listened_to = found.as_ref().map(durable::identity);
         match self.start() {
             Ok(watcher) => {
                 if self.refused_at.take().is_some() {
@@ -81,6 +97,13 @@ impl Watch {
         self.watcher.is_some()
     }
 
+    /// Whether it listens to another directory than the one that has the name now, of this device and
+    /// inode.
+    #[must_use]
+    pub fn is_deaf_to(&self, found: Option<(u64, u64)>) -> bool {
+        self.is_armed() && self.listened_to != found
+    }
+
     /// Stops listening.
     pub fn disarm(&mut self) {
         self.watcher = None;
@@ -88,14 +111,20 @@ impl Watch {
 
     fn start(&self) -> notify::Result<RecommendedWatcher> {
         let (dir, hear) = (self.dir.clone(), Arc::clone(&self.hear));
-        let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
+        listen(&self.dir, move |event: notify::Result<Event>| {
             for heard in interpret(event, &dir) {
                 hear(heard);
             }
-        })?;
-        watcher.watch(&self.dir, RecursiveMode::NonRecursive)?;
-        Ok(watcher)
+        })
     }
+}
+
+/// Has a handler told of [`EVENTS`] in a directory.
+fn listen(dir: &Path, handler: impl EventHandler) -> notify::Result<RecommendedWatcher> {
+    let config = Config::default().with_event_kinds(EVENTS);
+    let mut watcher = RecommendedWatcher::new(handler, config)?;
+    watcher.watch(dir, RecursiveMode::NonRecursive)?;
+    Ok(watcher)
 }
 
 impl std::fmt::Debug for Watch {
@@ -128,9 +157,7 @@ fn interpret(event: notify::Result<Event>, dir: &Path) -> Vec<Heard> {
             .iter()
             .filter_map(|path| arrived(path))
             .collect(),
-        EventKind::Modify(ModifyKind::Name(_)) | EventKind::Remove(_)
-            if event.paths.iter().any(itself) =>
-        {
+        EventKind::Modify(ModifyKind::Name(_)) if event.paths.iter().any(itself) => {
             vec![Heard::Replaced]
         }
         EventKind::Any
@@ -180,30 +207,66 @@ mod tests {
             moved.to_string(),
         ] {
             std::fs::write(from.join(&name), "x").unwrap();
-            shared::durable::rename(&from.join(&name), &to.join(&name)).unwrap();
+            durable::rename(&from.join(&name), &to.join(&name)).unwrap();
         }
         std::fs::write(to.join(moved.to_string()), "written to").unwrap();
         std::fs::write(from.join("data"), "x").unwrap();
-        shared::durable::link(&from.join("data"), &to.join(linked.to_string())).unwrap();
+        durable::link(&from.join("data"), &to.join(linked.to_string())).unwrap();
         assert_eq!(heard.recv_timeout(LONG), Ok(Heard::Arrived(moved)));
         assert_eq!(heard.recv_timeout(LONG), Ok(Heard::Arrived(linked)));
     }
 
     #[test]
-    fn a_directory_that_goes_away_is_told() {
+    fn who_opens_writes_or_takes_a_file_wakes_nobody() {
         let dir = tempfile::tempdir().unwrap();
-        for remove in [true, false] {
-            let watched = dir.path().join("completed");
-            std::fs::create_dir(&watched).unwrap();
-            let (mut watch, heard) = watch(&watched);
-            assert!(watch.arm());
-            if remove {
-                std::fs::remove_dir(&watched).unwrap();
-            } else {
-                shared::durable::rename(&watched, &dir.path().join("away")).unwrap();
-            }
-            assert_eq!(heard.recv_timeout(LONG), Ok(Heard::Replaced));
+        let (watched, away) = (dir.path().join("completed"), dir.path().join("away"));
+        std::fs::create_dir(&watched).unwrap();
+        let (file, last) = (watched.join("file"), watched.join("last"));
+        std::fs::write(&file, "x").unwrap();
+        let (sender, events) = mpsc::channel::<notify::Result<Event>>();
+        let _watcher = listen(&watched, sender).unwrap();
+        std::fs::read(&file).unwrap();
+        std::fs::write(&file, "y").unwrap();
+        let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(&file, private).unwrap();
+        durable::rename(&file, &away).unwrap();
+        std::fs::write(&last, "x").unwrap();
+        let first = events.recv_timeout(LONG).unwrap().unwrap();
+        assert_eq!(first.paths, [last], "{first:?}");
+    }
+
+    #[test]
+    fn a_directory_that_is_moved_away_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let watched = dir.path().join("completed");
+        std::fs::create_dir(&watched).unwrap();
+        let (mut watch, heard) = watch(&watched);
+        assert!(watch.arm());
+        durable::rename(&watched, &dir.path().join("away")).unwrap();
+        assert_eq!(heard.recv_timeout(LONG), Ok(Heard::Replaced));
+    }
+
+    #[test]
+    fn a_watch_on_a_directory_that_was_removed_is_deaf_to_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let (watched, next) = (dir.path().join("completed"), dir.path().join("next"));
+        let found = || {
+            let stat = durable::stat(&watched).unwrap();
+            stat.as_ref().map(durable::identity)
+        };
+        for dir in [&watched, &next] {
+            std::fs::create_dir(dir).unwrap();
         }
+        let (mut watch, _heard) = watch(&watched);
+        assert!(!watch.is_deaf_to(found()), "it does not listen");
+        assert!(watch.arm());
+        assert!(!watch.is_deaf_to(found()));
+        std::fs::remove_dir(&watched).unwrap();
+        assert!(watch.is_deaf_to(found()));
+        durable::rename(&next, &watched).unwrap();
+        assert!(watch.is_deaf_to(found()));
+        watch.disarm();
+        assert!(watch.arm() && !watch.is_deaf_to(found()));
     }
 
     #[test]

@@ -58,11 +58,11 @@ fn events_that_the_kernel_drops_cost_no_upload() {
     until("the stop", || {
         std::fs::read_to_string(&stat).unwrap().contains(") T ")
     });
-    // Two events each, and none like the one before it: equal ones in a row become one.
+    // An event each, and none like the one before it: equal ones in a row become one.
     let completed = bench.spool.layout().dir(Dir::Completed);
     let (here, there) = (completed.join("here"), completed.join("there"));
     std::fs::write(&here, "").unwrap();
-    for _ in 0..=limit / 4 {
+    for _ in 0..=limit / 2 {
         durable::rename(&here, &there).unwrap();
         durable::rename(&there, &here).unwrap();
     }
