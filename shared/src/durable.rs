@@ -9,10 +9,11 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, RenameFlags};
+use nix::fcntl::{AT_FDCWD, OFlag, RenameFlags};
 
 mod dir_sync;
 
@@ -138,20 +139,41 @@ pub fn open(path: &Path, write: bool) -> Result<File, DiskError> {
 /// # Errors
 /// As [`open`].
 pub fn open_sized(path: &Path, write: bool) -> Result<(File, u64), DiskError> {
-    // O_NONBLOCK: a fifo that somebody put there must not block the scan.
-    let flags = (nix::fcntl::OFlag::O_NOFOLLOW | nix::fcntl::OFlag::O_NONBLOCK).bits();
-    let opened = OpenOptions::new()
-        .read(true)
-        .write(write)
-        .custom_flags(flags)
-        .open(path);
-    let file = opened.on("open", path)?;
+    let mut options = OpenOptions::new();
+    options.write(write);
+    let file = open_as(&mut options, OFlag::empty(), path).on("open", path)?;
     let stat = file.metadata().on("stat", path)?;
     if !stat.is_file() {
         let what = io::Error::new(io::ErrorKind::InvalidInput, "not a regular file");
         return Err(DiskError::new("open", path, what));
     }
     Ok((file, stat.len()))
+}
+
+/// Opens a file only to read it, and leaves its time of access alone: to keep that, the filesystem
+/// would write the inode of every file that is looked at. Only a file's owner may ask for this; who
+/// has been refused once asks no more. What is no regular file may be opened; to read it fails.
+///
+/// # Errors
+/// As open(2).
+pub fn open_unmarked(path: &Path) -> Result<File, DiskError> {
+    static REFUSED: AtomicBool = AtomicBool::new(false);
+    if !REFUSED.load(Ordering::Relaxed) {
+        match open_as(&mut OpenOptions::new(), OFlag::O_NOATIME, path) {
+            Err(error) if error.raw_os_error() == Some(Errno::EPERM as i32) => {
+                REFUSED.store(true, Ordering::Relaxed);
+            }
+            opened => return opened.on("open", path),
+        }
+    }
+    open_as(&mut OpenOptions::new(), OFlag::empty(), path).on("open", path)
+}
+
+/// Opens an existing file for reading and whatever else is asked for, without following a link.
+fn open_as(options: &mut OpenOptions, flags: OFlag, path: &Path) -> io::Result<File> {
+    // O_NONBLOCK: a fifo that somebody put there must not block the scan.
+    let flags = flags | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    options.read(true).custom_flags(flags.bits()).open(path)
 }
 
 /// Creates a file that must not exist yet, for reading and writing.
@@ -162,7 +184,7 @@ pub fn create_new(path: &Path, mode: u32) -> Result<File, DiskError> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create_new(true).mode(mode);
     options
-        .custom_flags(nix::fcntl::OFlag::O_NOFOLLOW.bits())
+        .custom_flags(OFlag::O_NOFOLLOW.bits())
         .open(path)
         .on("create", path)
 }

@@ -48,8 +48,8 @@ const TORN_READS_MAX: u32 = 10_000;
 /// # Errors
 /// That it is missing, cannot be read, or is no record.
 pub fn read(path: &Path) -> Result<Record, RecordError> {
-    let (file, length) = durable::open_sized(path, false)?;
-    let mut bytes = read_all(&file, length, path)?;
+    let file = durable::open_unmarked(path)?;
+    let mut bytes = read_whole(&file, path)?;
     for _ in 0..TORN_READS_MAX {
         if !is_torn(&bytes) {
             break;
@@ -92,6 +92,22 @@ fn unreadable(path: &Path, reason: String) -> RecordError {
 /// be overwritten.
 fn has_head(bytes: &[u8], record: &Record) -> bool {
     bytes.get(..HEAD_LEN) == Some(record.head().as_slice())
+}
+
+/// More than most records are long.
+const USUAL_MAX: usize = 2048;
+
+/// Reads a record of unknown length. Its length is asked for only if it is an unusual one: of a
+/// regular file one read gives all that there is.
+fn read_whole(file: &File, path: &Path) -> Result<Vec<u8>, RecordError> {
+    let mut bytes = vec![0; USUAL_MAX];
+    let read = read_at(file, &mut bytes, 0, path)?;
+    if read < USUAL_MAX {
+        bytes.truncate(read);
+        return Ok(bytes);
+    }
+    let length = file.metadata().on("stat", path)?.len();
+    read_all(file, length, path)
 }
 
 /// Reads as much as there was when the file was opened: a record never changes its length.

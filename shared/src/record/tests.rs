@@ -197,6 +197,28 @@ fn the_head_is_overwritten_in_place_and_tussis_is_not() {
 }
 
 #[test]
+fn a_record_of_any_length_is_read_whole_and_its_time_of_access_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let long_ago = std::time::UNIX_EPOCH + Duration::from_secs(86_400);
+    let mut record = Record::new(None, UnixTime::from_secs(1));
+    // Around the size of the buffer that most records fit in, and of two.
+    for length in [2047, 2048, 2049, 4096, 20_000] {
+        record.rest.upload_metadata = Some(String::new());
+        let shortest = record.to_bytes().len();
+        record.rest.upload_metadata = Some("x".repeat(length - shortest));
+        let path = dir.path().join(length.to_string());
+        let written = RecordFile::create(path.clone(), &record, 0o600).unwrap();
+        assert_eq!(record.to_bytes().len(), length);
+        let accessed = std::fs::FileTimes::new().set_accessed(long_ago);
+        written.file().set_times(accessed).unwrap();
+        assert_eq!(read(&path).unwrap(), record);
+        let stat = std::fs::metadata(&path).unwrap();
+        assert_eq!(stat.accessed().unwrap(), long_ago);
+    }
+    assert!(read(dir.path()).is_err(), "a directory is no record");
+}
+
+#[test]
 fn a_head_that_was_half_written_is_told_from_a_whole_one_and_from_a_foreign_one() {
     let old = Record::new(Some(Length(9)), UnixTime::from_secs(1));
     let mut new = old.clone();
