@@ -17,7 +17,8 @@
 //! does not parse is foreign: nobody reads it, nobody deletes it. Nothing that a client sends
 //! becomes part of a path here. This module opens nothing.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
+use std::fmt::{self, Write};
 use std::path::{Path, PathBuf};
 
 use crate::id::{ClaimId, UploadId};
@@ -211,6 +212,9 @@ fn data_or_record(name: &str, data: DataAt, record: RecordAt) -> Option<Entry> {
     }
 }
 
+/// Longest path below the root: that of a claim's state.
+const PATH_MAX: usize = "/claimed/~.state".len() + UploadId::LEN + ClaimId::LEN;
+
 /// Makes the paths of one spool.
 #[derive(Clone, Debug)]
 pub struct Layout {
@@ -245,53 +249,56 @@ impl Layout {
     /// The data file of an upload.
     #[must_use]
     pub fn data(&self, id: UploadId, at: DataAt) -> PathBuf {
-        let name = match at {
-            DataAt::Uploads | DataAt::Completed | DataAt::Held | DataAt::Failed => id.to_string(),
-            DataAt::Claimed(claim) => format!("{id}~{claim}"),
-            DataAt::Deferred(not_before) => format!("{:010}-{id}", not_before.min(NOT_BEFORE_MAX)),
-        };
-        self.join(at.dir(), &name)
+        let dir = at.dir();
+        match at {
+            DataAt::Uploads | DataAt::Completed | DataAt::Held | DataAt::Failed => {
+                self.join(dir, format_args!("{id}"))
+            }
+            DataAt::Claimed(claim) => self.join(dir, format_args!("{id}~{claim}")),
+            DataAt::Deferred(not_before) => {
+                let not_before = not_before.min(NOT_BEFORE_MAX);
+                self.join(dir, format_args!("{not_before:010}-{id}"))
+            }
+        }
     }
 
     /// The record of an upload.
     #[must_use]
     pub fn record(&self, id: UploadId, at: RecordAt) -> PathBuf {
-        self.join(at.dir(), &format!("{id}.meta"))
+        self.join(at.dir(), format_args!("{id}.meta"))
     }
 
     /// The state file of a claim.
     #[must_use]
     pub fn state(&self, id: UploadId, claim: ClaimId) -> PathBuf {
-        self.join(Dir::Claimed, &format!("{id}~{claim}.state"))
+        self.join(Dir::Claimed, format_args!("{id}~{claim}.state"))
     }
 
     /// Why an upload failed.
     #[must_use]
     pub fn reason(&self, id: UploadId) -> PathBuf {
-        self.join(Dir::Failed, &format!("{id}.reason.json"))
+        self.join(Dir::Failed, format_args!("{id}.reason.json"))
     }
 
     /// The marker of a `completed` event that is still to be told.
     #[must_use]
     pub fn event(&self, id: UploadId) -> PathBuf {
-        self.join(Dir::Outbox, &id.to_string())
+        self.join(Dir::Outbox, format_args!("{id}"))
     }
 
     /// A fresh temporary name in `uploads/` or `claimed/`; `unique` makes it so.
     #[must_use]
     pub fn temp(&self, dir: Dir, id: UploadId, unique: ClaimId) -> PathBuf {
         debug_assert!(matches!(dir, Dir::Uploads | Dir::Claimed));
-        self.join(dir, &format!(".tmp-{id}-{unique}"))
+        self.join(dir, format_args!(".tmp-{id}-{unique}"))
     }
 
-    fn join(&self, dir: Dir, name: &str) -> PathBuf {
+    fn join(&self, dir: Dir, name: fmt::Arguments<'_>) -> PathBuf {
         let root = self.root.as_os_str();
-        let mut path = std::ffi::OsString::with_capacity(root.len() + name.len() + 16);
+        let mut path = OsString::with_capacity(root.len() + PATH_MAX);
         path.push(root);
-        path.push("/");
-        path.push(dir.name());
-        path.push("/");
-        path.push(name);
+        // Never fails: a string takes all that is written to it.
+        write!(path, "/{}/{name}", dir.name()).ok();
         path.into()
     }
 }
