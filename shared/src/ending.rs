@@ -79,7 +79,10 @@ pub fn end_if(
                 TryLock::Busy => return Ok(End::Busy),
                 TryLock::Missing => continue,
             };
-            return end_locked(spool, id, &lock, (at, found.at), how, now, &condition);
+            let places = (at, found.at);
+            return end_locked(spool, id, &lock, places, now, |record| {
+                condition(record).then_some(how)
+            });
         }
     }
     end_without_data(spool, id, how, now, &condition)
@@ -116,14 +119,18 @@ fn end_without_data(
     Ok(End::Ended)
 }
 
-fn end_locked(
+/// Ends an upload of which the caller holds the lock and knows where data and record are, in the way
+/// that `decide` names for the record; not at all if it names none.
+///
+/// # Errors
+/// As [`end`].
+pub fn end_locked(
     spool: &Spool,
     id: UploadId,
     lock: &DataLock,
     (data_at, record_at): (DataAt, RecordAt),
-    how: Place,
     now: UnixTime,
-    condition: &impl Fn(&Record) -> bool,
+    decide: impl FnOnce(&Record) -> Option<Place>,
 ) -> Result<End, DiskError> {
     let path = spool.layout().record(id, record_at);
     let (file, mut record) = match open_record(spool, id, lock, data_at, record_at) {
@@ -136,9 +143,9 @@ fn end_locked(
         finish(spool, id, lock, data_at, record_at)?;
         return Ok(End::Already(record.place));
     }
-    if !condition(&record) {
+    let Some(how) = decide(&record) else {
         return Ok(End::Spared);
-    }
+    };
     record.set_ending(how, now);
     match file.write_head(&record) {
         // A filesystem that overwrites nothing in place (btrfs) needs room even for this, and has
@@ -222,7 +229,10 @@ pub fn finish(
 /// Makes room at once; unless a consumer's delivery has given the same file a second name, outside
 /// the spool: then the bytes are no longer only ours.
 fn cut(lock: &DataLock, path: &std::path::Path) -> Result<(), DiskError> {
-    if 1 < lock.file().metadata().on("stat", path)?.nlink() {
+    let data = lock.file().metadata().on("stat", path)?;
+    // Space that was set aside does not count as length.
+    let holds_nothing = data.len() == 0 && data.blocks() == 0;
+    if 1 < data.nlink() || holds_nothing {
         return Ok(());
     }
     lock.file().set_len(0).on("truncate", path)

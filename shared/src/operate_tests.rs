@@ -1,3 +1,5 @@
+use std::os::unix::fs::MetadataExt;
+
 use super::*;
 use crate::claim::tests::{Case, case, now};
 use crate::lookup::State;
@@ -109,4 +111,16 @@ fn data_whose_record_does_not_know_of_its_burial_is_buried_and_not_removed() {
         ["failed/ID", "failed/ID.meta", "failed/ID.reason.json"]
     );
     assert_eq!(case.state(), State::Failed);
+}
+
+#[test]
+fn the_end_of_an_upload_frees_what_was_set_aside_for_it_whoever_has_it_open() {
+    let case = case();
+    let data = durable::open(&case.spool.layout().data(case.id, DataAt::Completed), true).unwrap();
+    data.set_len(0).unwrap();
+    let keep_size = nix::fcntl::FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    nix::fcntl::fallocate(&data, keep_size, 0, 1 << 20).unwrap();
+    assert_ne!(data.metadata().unwrap().blocks(), 0);
+    ending::end(&case.spool, case.id, Place::Terminated, now(4)).unwrap();
+    assert_eq!(data.metadata().unwrap().blocks(), 0);
 }

@@ -86,29 +86,28 @@ impl Deeds<'_> {
     fn expire(&self, id: UploadId, at: DataAt, verdict: Verdict) -> Result<Done, DiskError> {
         let path = self.look.layout.data(id, at);
         failpoint::hit(Failpoint::JanitorJudged).on("judge", &path)?;
-        let still_due = |record: &Record| {
-            let Ok(Some(data)) = durable::stat(&path) else {
-                return false;
-            };
-            let idle = self
-                .look
-                .age(&data)
-                .min(self.look.now.since(last_trace(record)));
-            let found = self.look.with_record(at, data.len(), record);
-            found.is_ok_and(|found| judge(self.look.policy, found, idle) == verdict)
+        let lock = match DataLock::try_lock(&path)? {
+            TryLock::Held(lock) => lock,
+            TryLock::Busy => return Ok(Done::Busy),
+            TryLock::Missing => return Ok(Done::Changed),
         };
-        let joined = record::read(&self.look.layout.record(id, record_home(at)))
-            .is_ok_and(|record| record.joined_into.is_some());
-        let how = if joined {
-            Place::Joined
-        } else {
-            Place::Expired
+        let data = lock.file().metadata().on("stat", &path)?;
+        let how = |record: &Record| {
+            let traces = self.look.now.since(last_trace(record));
+            let idle = self.look.age(&data).min(traces);
+            let found = self.look.with_record(at, data.len(), record).ok()?;
+            let is_due = judge(self.look.policy, found, idle) == verdict;
+            is_due.then_some(match record.joined_into {
+                Some(_) => Place::Joined,
+                None => Place::Expired,
+            })
         };
+        let (places, now) = ((at, record_home(at)), self.look.now);
         Ok(
-            match ending::end_if(self.quick, id, how, self.look.now, still_due)? {
+            match ending::end_locked(self.quick, id, &lock, places, now, how)? {
                 End::Ended => Done::Yes,
-                End::Busy => Done::Busy,
-                End::Already(_) | End::Missing | End::Spared => Done::Changed,
+                // With the lock held, busy is an upload whose record has left.
+                End::Busy | End::Already(_) | End::Missing | End::Spared => Done::Changed,
             },
         )
     }
