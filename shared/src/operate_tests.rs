@@ -124,3 +124,19 @@ fn the_end_of_an_upload_frees_what_was_set_aside_for_it_whoever_has_it_open() {
     ending::end(&case.spool, case.id, Place::Terminated, now(4)).unwrap();
     assert_eq!(data.metadata().unwrap().blocks(), 0);
 }
+
+/// A reason is written under its own name, so that a kill can leave half of one.
+#[test]
+fn half_a_reason_is_written_anew_by_who_buries_the_upload_after_that() {
+    let case = case();
+    let reason = case.spool.layout().reason(case.id);
+    std::fs::write(&reason, "{\"id\":").unwrap();
+    case.claim().dead(None, "no", now(4)).unwrap();
+    let written = std::fs::read(&reason).unwrap();
+    let written: crate::settle::Reason = serde_json::from_slice(&written).unwrap();
+    assert_eq!(written.final_reason, "no");
+    assert_eq!(
+        case.names(),
+        ["failed/ID", "failed/ID.meta", "failed/ID.reason.json"]
+    );
+}

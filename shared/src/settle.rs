@@ -4,7 +4,8 @@
 //! that says delivered" is always safe to remove. Retry: the record tells the next time, then the
 //! data moves. Dead: the record says so, the reason is written, then data, then record.
 
-use std::io::Write;
+use std::fs::File;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -375,7 +376,16 @@ fn write_reason(
     };
     let bytes = serde_json::to_vec_pretty(&reason).unwrap_or_default();
     let durably = spool.durability().syncs_finish();
-    replace_file(spool, &spool.layout().reason(id), id, &bytes, durably)
+    let path = spool.layout().reason(id);
+    // Nobody asks for a reason before the data lies beside it: it may be written under its own name,
+    // which saves a rename. One that is there was left by a burial that was cut short.
+    match spool.create_file(&path) {
+        Ok(file) => write_whole(file, &path, &bytes, durably),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            replace_file(spool, &path, id, &bytes, durably)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 fn move_if_there(from: &Path, to: &Path) -> Result<(), DiskError> {
@@ -397,14 +407,22 @@ pub(crate) fn replace_file(
     durably: bool,
 ) -> Result<(), DiskError> {
     let temp = spool.temp(Dir::Claimed, id);
-    let mut file = spool.create_file(&temp)?;
-    let mut written = file.write_all(bytes).on("write", &temp);
-    if durably {
-        written = written.and_then(|()| durable::sync_data(&file, &temp));
-    }
-    if let Err(error) = written.and_then(|()| durable::rename(&temp, path)) {
+    write_whole(spool.create_file(&temp)?, &temp, bytes, durably)?;
+    if let Err(error) = durable::rename(&temp, path) {
         durable::unlink(&temp)?;
         return Err(error);
     }
     Ok(())
+}
+
+/// Writes a new file; nothing is left of it if that fails.
+fn write_whole(mut file: File, path: &Path, bytes: &[u8], durably: bool) -> Result<(), DiskError> {
+    let mut written = file.write_all(bytes).on("write", path);
+    if durably {
+        written = written.and_then(|()| durable::sync_data(&file, path));
+    }
+    if written.is_err() {
+        durable::unlink(path)?;
+    }
+    written
 }
