@@ -269,18 +269,15 @@ impl Look<'_> {
 }
 
 impl Look<'_> {
-    /// How long ago an upload ended, by its receipt; `None` if there is none, or if something else
-    /// of the upload is still there, which needs the receipt to be understood.
+    /// How long ago an upload ended, by its receipt, of which `file` is the stat; `None` if something
+    /// else of the upload is still there, which needs the receipt to be understood.
     ///
     /// # Errors
     ///
     /// As stat(2) and read(2).
-    pub fn at_receipt(&self, id: UploadId) -> Result<Option<Duration>, DiskError> {
+    pub fn at_receipt(&self, id: UploadId, file: &Metadata) -> Result<Option<Duration>, DiskError> {
         let path = self.layout.record(id, RecordAt::Receipts);
-        let Some(file) = durable::stat(&path)? else {
-            return Ok(None);
-        };
-        let mut idle = self.age(&file);
+        let mut idle = self.age(file);
         if idle <= self.policy.receipt {
             return Ok(Some(idle));
         }

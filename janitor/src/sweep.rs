@@ -4,11 +4,12 @@
 //! at again; who holds the lock is left in peace. Any number of passes may run at once.
 
 mod deeds;
+mod pairs;
 mod strays;
 #[cfg(test)]
 mod tests;
 
-use std::fs::DirEntry;
+use std::fs::{DirEntry, Metadata};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -21,10 +22,11 @@ use shared::record::{self, Place};
 use shared::spool::Spool;
 use shared::time::UnixTime;
 
-use crate::look::{Look, Sight};
+use crate::look::{Look, Sight, record_home};
 use crate::policy::{Found, Policy, Verdict, judge};
 use crate::report::{Report, Tally};
 use deeds::{Deeds, Done};
+use pairs::{Beside, Pairs};
 use strays::Strays;
 
 /// How a pass goes about it.
@@ -113,19 +115,35 @@ impl Sweep<'_> {
             Ok(entries) => entries,
             Err(error) => return self.failed(&error),
         };
+        let mut pairs = Pairs::default();
         for entry in entries {
-            if (self.stop)() {
-                self.report.interrupted = true;
+            if self.is_stopped() {
                 return;
             }
             self.report.entries += 1;
             let dealt_with = entry
                 .on("list", &path)
-                .and_then(|entry| self.entry(dir, &entry));
+                .and_then(|entry| self.entry(dir, &entry, &mut pairs));
             if let Err(error) = dealt_with {
                 self.failed(&error);
             }
         }
+        let Some(at) = RecordAt::ALL.into_iter().find(|at| at.dir() == dir) else {
+            return;
+        };
+        for id in pairs.alone() {
+            if self.is_stopped() {
+                return;
+            }
+            if let Err(error) = self.record(id, at) {
+                self.failed(&error);
+            }
+        }
+    }
+
+    fn is_stopped(&mut self) -> bool {
+        self.report.interrupted |= (self.stop)();
+        self.report.interrupted
     }
 
     fn failed(&mut self, error: &DiskError) {
@@ -133,12 +151,20 @@ impl Sweep<'_> {
         self.report.count(Tally::Errors);
     }
 
-    fn entry(&mut self, dir: Dir, entry: &DirEntry) -> Result<(), DiskError> {
+    fn entry(&mut self, dir: Dir, entry: &DirEntry, pairs: &mut Pairs) -> Result<(), DiskError> {
         let layout = self.spool.layout();
         match classify(dir, &entry.file_name()) {
-            Entry::Data(id, at) => self.data(dir, entry, id, at),
-            Entry::Record(id, RecordAt::Receipts) => self.receipt(id),
-            Entry::Record(id, at) => self.record(id, at),
+            Entry::Data(id, at) => {
+                if record_home(at).dir() == dir {
+                    pairs.data(id);
+                }
+                self.data(dir, entry, id, at)
+            }
+            Entry::Record(id, RecordAt::Receipts) => self.receipt(entry, id),
+            Entry::Record(id, at) => match pairs.record(id) {
+                Beside::Listed => Ok(()),
+                Beside::Unknown => self.record(id, at),
+            },
             Entry::State(id, claim) => {
                 let data = layout.data(id, DataAt::Claimed(claim));
                 self.leftover(id, &layout.state(id, claim), &[data])
@@ -205,14 +231,9 @@ impl Sweep<'_> {
         id: UploadId,
         at: DataAt,
     ) -> Result<(), DiskError> {
-        // From the open directory: of a million names the way to each is not walked anew.
-        let data = match entry.metadata() {
-            Err(error) if durable::is_missing(&error) => return Ok(()),
-            data => data.on("stat", &entry.path())?,
-        };
-        if !data.is_file() {
+        let Some(data) = stat(entry)?.filter(Metadata::is_file) else {
             return Ok(());
-        }
+        };
         let age = self.look().age(&data);
         self.report.saw_data(dir, data.len(), age);
         if age <= self.rules.policy.soonest() && !matches!(at, DataAt::Claimed(_)) {
@@ -268,8 +289,11 @@ impl Sweep<'_> {
         }
     }
 
-    fn receipt(&mut self, id: UploadId) -> Result<(), DiskError> {
-        let Some(idle) = self.look().at_receipt(id)? else {
+    fn receipt(&mut self, entry: &DirEntry, id: UploadId) -> Result<(), DiskError> {
+        let Some(file) = stat(entry)? else {
+            return Ok(());
+        };
+        let Some(idle) = self.look().at_receipt(id, &file)? else {
             return Ok(());
         };
         let sight = Sight {
@@ -292,7 +316,7 @@ impl Sweep<'_> {
                 return Ok(());
             }
         }
-        let Some(file) = durable::stat(path)?.filter(std::fs::Metadata::is_file) else {
+        let Some(file) = durable::stat(path)?.filter(Metadata::is_file) else {
             return Ok(());
         };
         let sight = Sight {
@@ -332,6 +356,15 @@ impl Sweep<'_> {
             Done::Changed => {}
         }
         Ok(())
+    }
+}
+
+/// `stat` of a listed name; `None` if it is not there any more. From the open directory: of a million
+/// names the way to each is not walked anew.
+fn stat(entry: &DirEntry) -> Result<Option<Metadata>, DiskError> {
+    match entry.metadata() {
+        Err(error) if durable::is_missing(&error) => Ok(None),
+        stat => stat.on("stat", &entry.path()).map(Some),
     }
 }
 
