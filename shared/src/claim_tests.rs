@@ -253,6 +253,29 @@ fn a_torn_upload_goes_to_failed_with_that_reason() {
 }
 
 #[test]
+fn short_data_whose_record_stayed_in_uploads_goes_to_failed_with_that_reason() {
+    let case = case();
+    let layout = case.spool.layout();
+    std::fs::write(layout.data(case.id, DataAt::Completed), "hel").unwrap();
+    durable::rename(
+        &layout.record(case.id, RecordAt::Completed),
+        &layout.record(case.id, RecordAt::Uploads),
+    )
+    .unwrap();
+    let claim = || try_claim(&case.spool, case.id, DataAt::Completed, now(3)).unwrap();
+    assert!(matches!(claim(), TryClaim::Busy), "the record comes first");
+    let torn = claim();
+    assert!(
+        matches!(&torn, TryClaim::Torn(why) if why == "3 bytes of 5"),
+        "{torn:?}"
+    );
+    assert_eq!(
+        case.names(),
+        ["failed/ID", "failed/ID.meta", "failed/ID.reason.json"]
+    );
+}
+
+#[test]
 fn a_consumer_that_dies_costs_an_attempt_and_the_last_one_makes_a_dead_letter() {
     let case = case();
     for attempt in 1..=2 {

@@ -362,7 +362,8 @@ fn without_record(
 
 /// Makes a record that was found in `uploads/` final, with data and record synced: the promise
 /// of the hand-over does not depend on who makes it. `false` if bytes are missing after all (what
-/// is not synced can be lost in a power cut): then the record says so, and the client goes on.
+/// is not synced can be lost in a power cut) and can still be sent: then the record says so, and the
+/// client goes on.
 fn finish_record(
     spool: &Spool,
     id: UploadId,
@@ -379,6 +380,9 @@ fn finish_record(
                 give_back(spool, id)?;
                 return Ok(false);
             }
+            // Here nobody can send them again. The record follows the data as it is: whoever takes
+            // up the two sees that they do not fit, and buries them.
+            Err(error) if is_short(&error) => return Ok(true),
             cut => cut?,
         }
     }

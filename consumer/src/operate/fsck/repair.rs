@@ -1,7 +1,5 @@
 //! The way out of what is wrong with an upload.
 
-use std::io::ErrorKind;
-
 use shared::claim;
 use shared::durable::{self, DiskError};
 use shared::ending;
@@ -46,11 +44,7 @@ fn round(look: &Look<'_>, id: UploadId) -> Result<bool, DiskError> {
     if wrong == Wrong::TwoNames {
         return one_name(look, id, &names).map(|()| false);
     }
-    match usual_steps(look, id, &names) {
-        // Data that is shorter than its record says is nobody else's to go on with.
-        Err(error) if error.kind() == ErrorKind::UnexpectedEof => {}
-        steps => steps?,
-    }
+    usual_steps(look, id, &names)?;
     // Those may have been enough; what follows is for what they leave.
     if judge(look, id, &names_of(look.spool, id)?)? == wrongs {
         own_step(look, id, &names, wrong)?;
