@@ -130,7 +130,11 @@ impl Look<'_> {
 
     /// Whether the record tells another place, and the same data is there: a move backward gives
     /// data its new name before it takes the old one.
-    fn has_told_name(
+    ///
+    /// # Errors
+    ///
+    /// As stat(2).
+    pub fn has_told_name(
         &self,
         id: UploadId,
         at: DataAt,

@@ -305,6 +305,23 @@ pub fn bury(
     reason: &str,
     now: UnixTime,
 ) -> Result<(), DiskError> {
+    bury_if(spool, id, lock, from, reason, now, |_| true).map(|_| ())
+}
+
+/// As [`bury`], if the record satisfies a condition; `None` is one that is missing or cannot be
+/// read. Whether it was done.
+///
+/// # Errors
+/// As the steps.
+pub fn bury_if(
+    spool: &Spool,
+    id: UploadId,
+    lock: &DataLock,
+    from: DataAt,
+    reason: &str,
+    now: UnixTime,
+    condition: impl FnOnce(Option<&Record>) -> bool,
+) -> Result<bool, DiskError> {
     let layout = spool.layout();
     let record_at = if from == DataAt::Uploads {
         RecordAt::Uploads
@@ -313,23 +330,28 @@ pub fn bury(
     };
     let record_path = layout.record(id, record_at);
     let temp_dir = crate::ending::temp_dir(record_at);
-    let record = match spool.open_record(record_path.clone(), temp_dir, id) {
-        Ok((file, mut record)) => {
-            record.set_place(DataAt::Failed);
-            file.write_head(&record)?;
-            if spool.durability().syncs_finish() {
-                file.sync()?;
-            }
-            Some(record)
-        }
+    let opened = match spool.open_record(record_path.clone(), temp_dir, id) {
         Err(RecordError::Disk(error)) if !error.is_missing() => return Err(error),
-        Err(_) => None,
+        opened => opened.ok(),
     };
+    if !condition(opened.as_ref().map(|(_, record)| record)) {
+        return Ok(false);
+    }
+    let mut record = None;
+    if let Some((file, mut told)) = opened {
+        told.set_place(DataAt::Failed);
+        file.write_head(&told)?;
+        if spool.durability().syncs_finish() {
+            file.sync()?;
+        }
+        record = Some(told);
+    }
     inter(spool, id, from, record.as_ref(), reason, now)?;
     if record_at == RecordAt::Uploads {
         move_if_there(&record_path, &layout.record(id, RecordAt::Failed))?;
     }
-    lock.unlock(&layout.data(id, DataAt::Failed))
+    lock.unlock(&layout.data(id, DataAt::Failed))?;
+    Ok(true)
 }
 
 /// Reason, then data, then record, into `failed/`; all durable at the end.

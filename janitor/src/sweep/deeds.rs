@@ -76,6 +76,7 @@ impl Deeds<'_> {
                 failpoint::hit(Failpoint::JanitorJudged).on("judge", &data)?;
                 operate::settle_held(self.spool, id).map(done)
             }
+            (Verdict::Fail, _) if found == Found::Completed => self.give_up(id, at),
             (Verdict::Finish | Verdict::Fail | Verdict::Remove, _) => {
                 self.locked(id, at, found, verdict)
             }
@@ -112,6 +113,36 @@ impl Deeds<'_> {
         )
     }
 
+    /// Makes a dead letter of an upload that nobody has claimed, if its record, read again under the
+    /// lock, is still due.
+    fn give_up(&self, id: UploadId, at: DataAt) -> Result<Done, DiskError> {
+        let path = self.look.layout.data(id, at);
+        failpoint::hit(Failpoint::JanitorJudged).on("judge", &path)?;
+        let lock = match DataLock::try_lock(&path)? {
+            TryLock::Held(lock) => lock,
+            TryLock::Busy => return Ok(Done::Busy),
+            TryLock::Missing => return Ok(Done::Changed),
+        };
+        let data = lock.file().metadata().on("stat", &path)?;
+        // Before it is opened: one of tussi's is replaced then, and would look young.
+        let Some(file) = durable::stat(&self.look.layout.record(id, record_home(at)))? else {
+            return Ok(Done::Changed);
+        };
+        let untouched = self.look.age(&data).min(self.look.age(&file));
+        let is_due = |record: Option<&Record>| {
+            let Some(record) = record else { return false };
+            let idle = untouched.min(self.look.now.since(last_trace(record)));
+            let found = self.look.with_record(at, data.len(), record);
+            judge(self.look.policy, Found::Completed, idle) == Verdict::Fail
+                && matches!(found, Ok(Found::Completed))
+                && matches!(self.look.has_told_name(id, at, &data, record), Ok(false))
+        };
+        let why = "nobody claimed it in time";
+        let now = self.look.now;
+        let buried = settle::bury_if(self.quick, id, &lock, at, why, now, is_due)?;
+        Ok(if buried { Done::Yes } else { Done::Changed })
+    }
+
     /// Takes the lock, looks again, and acts if nothing has changed.
     fn locked(
         &self,
@@ -133,10 +164,6 @@ impl Deeds<'_> {
         }
         failpoint::hit(Failpoint::JanitorJudged).on("judge", &path)?;
         match (verdict, found) {
-            (Verdict::Fail, Found::Completed) => {
-                let why = "nobody claimed it in time";
-                settle::bury(self.quick, id, &lock, at, why, self.look.now).map(|()| Done::Yes)
-            }
             (Verdict::Fail, _) => self.bury(id, at, &lock, &self.damage(id, at)),
             (Verdict::Remove, Found::DataAlone | Found::SecondName) => {
                 durable::unlink(&path).map(|_| Done::Yes)

@@ -3,6 +3,7 @@
 mod concatenation;
 mod crashes;
 mod damage;
+mod second_look;
 
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
