@@ -86,7 +86,8 @@ impl Tally {
     }
 }
 
-/// The data files found in one directory.
+/// The data files found in one directory, when the pass came to it: a dead letter that it makes is
+/// counted there by the next one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Stock {
     /// How many.

@@ -78,15 +78,16 @@ pub fn sweep(spools: &Spools, rules: &Rules, now: UnixTime, stop: &dyn Fn() -> b
         deletions: 0,
         strays,
     };
-    // Claims first: what they give back is in order when the rest is looked at. Receipts last:
-    // they tell what else may be removed.
+    // Claims first: what they give back is in order when the rest is looked at. Dead letters before
+    // what becomes one in this pass, which need not be looked at again. Receipts last: they tell what
+    // else may be removed.
     for dir in [
         Dir::Claimed,
+        Dir::Failed,
         Dir::Uploads,
         Dir::Completed,
         Dir::Deferred,
         Dir::Held,
-        Dir::Failed,
     ] {
         sweep.directory(dir);
     }

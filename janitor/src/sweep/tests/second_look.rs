@@ -96,3 +96,12 @@ fn a_second_name_of_data_is_not_buried_as_the_first() {
     assert_eq!(did, Done::Changed);
     assert_eq!(places, ["completed/ID", "completed/ID.meta", "held/ID"]);
 }
+
+#[test]
+fn what_becomes_a_dead_letter_is_not_looked_at_again_in_the_same_pass() {
+    let spool = Fixture::new();
+    spool.completed();
+    let report = spool.pass_after(7 * DAY);
+    assert_eq!(report.counted(Tally::ExpiredMoved), 1);
+    assert_eq!(report.entries, 2, "data and record");
+}
