@@ -170,9 +170,12 @@ impl Sweep<'_> {
                 let data = layout.data(id, DataAt::Claimed(claim));
                 self.leftover(id, &layout.state(id, claim), &[data])
             }
-            Entry::Reason(id) if self.is_being_buried(id)? => Ok(()),
             Entry::Reason(id) => {
                 let data = layout.data(id, DataAt::Failed);
+                if durable::stat(&data)?.is_some() || self.is_being_buried(id)? {
+                    return Ok(());
+                }
+                // The data once more: it may have come while the record was read.
                 let record = layout.record(id, RecordAt::Failed);
                 self.leftover(id, &layout.reason(id), &[data, record])
             }
