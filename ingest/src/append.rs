@@ -15,6 +15,9 @@ use crate::digests::read_digest;
 use crate::ledger::{Ledger, Lost};
 use crate::tus::checksum::Hasher;
 use crate::writers::{Seat, Wish};
+use write_out::WriteOut;
+
+mod write_out;
 
 /// The right to append to one upload, as long as it lives.
 ///
@@ -35,6 +38,7 @@ pub(crate) struct Append {
     /// Whether what arrives counts at once; not while a checksum must be verified first.
     counted: bool,
     publishing: Option<Publishing>,
+    write_out: WriteOut,
     /// Somebody asked for what arrived after the running publication had begun.
     asked_again: bool,
     paused: bool,
@@ -91,6 +95,7 @@ impl Append {
             ceiling: u64::MAX,
             counted,
             publishing: None,
+            write_out: WriteOut::new(at),
             asked_again: false,
             paused: false,
             gave_way: false,
@@ -161,7 +166,16 @@ impl Append {
                 }
             }
         }
+        if self.ledger.syncs() {
+            self.write_out.follow(self.ledger.path(), self.at);
+        }
         Ok(())
+    }
+
+    /// Whether the disk is so far behind that nothing should be read until something
+    /// [`Self::happens`]. Never where no sync waits for it in the end.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.write_out.is_behind(self.at)
     }
 
     /// Begins to move the watermark to the position, unless that is being done already; whether
@@ -203,11 +217,13 @@ impl Append {
         });
     }
 
-    /// Returns when another request may want something, or a publication has ended. Cancel-safe.
+    /// Returns when another request may want something, a publication has ended, or the disk has
+    /// come nearer. Cancel-safe.
     pub(crate) async fn happens(&mut self) -> Result<(), DiskError> {
         tokio::select! {
             () = self.seat.wished() => Ok(()),
             result = joined(&mut self.publishing) => self.has_published(result),
+            () = self.write_out.happens() => Ok(()),
         }
     }
 

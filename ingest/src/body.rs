@@ -4,7 +4,8 @@
 //! Frames that are there are gathered into one write of up to 1 MiB; nothing is ever held back to
 //! wait for more. The write is done where the bytes were read: handing them to another thread
 //! costs more than the write itself. The watermark follows beside the writing, every 16 MiB or
-//! second, and when the client falls silent; at once if that is worth it, see `pace`.
+//! second, and when the client falls silent; at once if that is worth it, see `pace`. Where it waits
+//! for the disk, reading does too: see `append::write_out`.
 
 mod pace;
 
@@ -33,6 +34,10 @@ const GATHER_FRAMES: usize = 128;
 
 /// The watermark follows at the latest after so many bytes: what a SIGKILL may cost.
 const PUBLISH_BYTES: u64 = 16 << 20;
+
+/// What a socket may hold that was not read yet, by Linux's default (`tcp_rmem`: 6 MiB): it has
+/// arrived, and who asks for what has arrived is told of it.
+const DRAIN_BYTES: u64 = 8 << 20;
 
 /// How often to look whether time has made something due: the watermark, then the silence.
 const TICK: Duration = Duration::from_millis(500);
@@ -84,29 +89,46 @@ pub(crate) async fn receive(
     let mut clock = Clock::new(patience.rate_min);
     let mut frames = Frames::default();
     let mut cut = std::pin::pin!(patience.cut.cancelled());
+    let mut heard = None;
     loop {
         // Looked at in every round: while bytes keep coming, nothing below is reached.
         if patience.cut.is_cancelled() {
             return End::Cut;
         }
-        match append.take_wish() {
+        Heard::listen(&mut heard, append);
+        match Heard::take_due(&mut heard) {
             Some(Wish::Stop) => return End::Replaced,
             Some(Wish::Publish) => append.publish_for_others(),
             None => {}
         }
         body.want(until_boundary(append.position().0));
+        let reads = heard.is_some() || !append.is_behind();
         let step = tokio::select! {
             // Bytes first: what the client sent before it went away is worth more than the rest.
             biased;
-            frame = body.frame() => {
-                let ended = frames.gather(frame, body);
-                clock.bytes_came(frames.bytes as u64);
-                metrics.received(frames.bytes as u64);
-                write(&mut frames, append, taps).err().or(ended)
+            arrived = next(body, heard.is_some()), if reads => match arrived {
+                Some(frame) => {
+                    let ended = frames.gather(frame, body);
+                    let bytes = frames.bytes as u64;
+                    clock.bytes_came(bytes);
+                    metrics.received(bytes);
+                    Heard::has_read(&mut heard, bytes);
+                    write(&mut frames, append, taps).err().or(ended)
+                }
+                None => {
+                    Heard::has_read(&mut heard, DRAIN_BYTES);
+                    None
+                }
+            },
+            happened = append.happens() => {
+                if !reads {
+                    // It was the disk that was slow, not the client.
+                    clock.goes_on();
+                }
+                happened.err().map(End::Disk)
             }
-            happened = append.happens() => happened.err().map(End::Disk),
             () = &mut cut => Some(End::Cut),
-            () = clock.tick() => on_tick(&mut clock, append, patience.stall_timeout),
+            () = clock.tick(), if reads => on_tick(&mut clock, append, patience.stall_timeout),
         };
         if let Some(end) = step {
             return end;
@@ -115,6 +137,49 @@ pub(crate) async fn receive(
             clock.rest_until(clock.last_byte + patience.stall_timeout);
             body.rest().await;
         }
+    }
+}
+
+/// The next frame; if `or_nothing`, nothing once all that has arrived was read.
+async fn next(body: &mut RequestBody, or_nothing: bool) -> Option<Next> {
+    match or_nothing {
+        true => body.frame_or_nothing().await,
+        false => Some(body.frame().await),
+    }
+}
+
+/// What another request wants of this one: that what has arrived counts. It is done once what lies
+/// in the socket has been read.
+struct Heard {
+    wish: Wish,
+    /// Bytes that may still be read before: a fast client's socket is never empty.
+    left: u64,
+}
+
+impl Heard {
+    fn listen(heard: &mut Option<Self>, append: &Append) {
+        if let Some(wish) = append.take_wish() {
+            let left = heard.as_ref().map_or(DRAIN_BYTES, |before| before.left);
+            let wish = match heard {
+                Some(Self {
+                    wish: Wish::Stop, ..
+                }) => Wish::Stop,
+                _ => wish,
+            };
+            *heard = Some(Self { wish, left });
+        }
+    }
+
+    fn has_read(heard: &mut Option<Self>, bytes: u64) {
+        if let Some(heard) = heard {
+            heard.left = heard.left.saturating_sub(bytes);
+        }
+    }
+
+    fn take_due(heard: &mut Option<Self>) -> Option<Wish> {
+        heard
+            .take_if(|heard| heard.left == 0)
+            .map(|heard| heard.wish)
     }
 }
 
@@ -251,6 +316,13 @@ impl Clock {
     /// Whether nothing has come for so long that others may have the upload.
     fn is_silent(&self) -> bool {
         SILENCE <= self.last_byte.elapsed()
+    }
+
+    /// Nobody listened for a while: the client's silence and its pace are measured from now on.
+    fn goes_on(&mut self) {
+        let now = Instant::now();
+        self.last_byte = now;
+        self.pace.restart(now);
     }
 
     /// Nothing can be due before, unless bytes come.

@@ -6,6 +6,8 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::ops::Range;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -14,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, RenameFlags};
+use nix::libc::{SYNC_FILE_RANGE_WAIT_AFTER, SYNC_FILE_RANGE_WRITE, sync_file_range};
 
 mod dir_sync;
 
@@ -275,6 +278,20 @@ pub fn stat(path: &Path) -> Result<Option<std::fs::Metadata>, DiskError> {
 /// As fdatasync(2). The caller must treat what was written since the last success as lost.
 pub fn sync_data(file: &File, path: &Path) -> Result<(), DiskError> {
     observed(|| file.sync_data()).on("sync", path)
+}
+
+/// Has the kernel write out a range of a file, and waits for it; sync_file_range(2). Nothing is
+/// durable then: it leaves less to the next [`sync_data`], which also tells if it failed. But only
+/// through another opening: the kernel tells each of lost bytes once, and this asks it.
+pub fn write_out(file: &File, range: Range<u64>) {
+    let flags = SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER;
+    let length = range.end.saturating_sub(range.start);
+    let (from, length) = (range.start.cast_signed(), length.cast_signed());
+    #[expect(unsafe_code, reason = "a system call that nix does not wrap")]
+    // SAFETY: no memory is passed, and the descriptor is open until the call returns.
+    unsafe {
+        sync_file_range(file.as_raw_fd(), from, length, flags);
+    }
 }
 
 /// Told of every sync of files and of [`DirSync`]: how long it took, and the error if it failed.

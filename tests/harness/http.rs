@@ -6,7 +6,12 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::AsRawFd as _;
 use std::time::Duration;
+
+use nix::libc::{TIOCOUTQ, c_int};
+
+use crate::wait::wait_for;
 
 /// How long a response may be silent before a test fails.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -102,6 +107,13 @@ pub fn chunked(chunks: &[&[u8]], trailers: &[(&str, &str)]) -> Vec<u8> {
     bytes
 }
 
+nix::ioctl_read_bad!(
+    /// Bytes that the peer's kernel has not acknowledged.
+    outq,
+    TIOCOUTQ,
+    c_int
+);
+
 /// One connection.
 pub struct Connection {
     stream: BufReader<TcpStream>,
@@ -128,6 +140,19 @@ impl Connection {
     /// What writing meets: the peer may have closed.
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stream.get_mut().write_all(bytes)
+    }
+
+    /// Waits until the peer's kernel has everything that was sent: it has arrived, whether the
+    /// peer has read it or not. tcp(7), `SIOCOUTQ`.
+    pub fn wait_arrived(&self) {
+        wait_for("everything to arrive", &0, || {
+            let mut unacknowledged = 0;
+            let socket = self.stream.get_ref().as_raw_fd();
+            #[expect(unsafe_code, reason = "an ioctl")]
+            // SAFETY: it writes one int to a valid pointer, for a socket that is open.
+            unsafe { outq(socket, &raw mut unacknowledged) }.expect("a socket can tell");
+            unacknowledged
+        });
     }
 
     /// The socket, for what only a socket can do.

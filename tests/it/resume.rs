@@ -55,6 +55,29 @@ fn a_connection_that_closes_in_the_middle_keeps_every_byte_that_arrived() {
 }
 
 #[test]
+fn the_first_head_tells_of_every_byte_that_has_arrived() {
+    let pipeline = Pipeline::new();
+    let length = 48 * MIB;
+    let body = payload::bytes(5, length);
+    for durability in ["every-patch", "none"] {
+        let ingest = pipeline.ingest(&["--durability", durability]);
+        for round in 1..=8 {
+            let upload = ingest.tus().create(length as u64, &[]);
+            let mut connection = upload.begin_patch(0, length as u64);
+            // Faster than the disk, or at least than the reader.
+            let sent = round * 5 * MIB + 4321;
+            connection.send(&body[..sent]).unwrap();
+            connection.wait_arrived();
+            assert_eq!(upload.offset(), sent as u64, "{durability}");
+            drop(connection);
+            upload.patch(sent as u64, &body[sent..]).expect(204, []);
+            let completed = std::fs::read(pipeline.spool().path("completed", upload.id())).unwrap();
+            assert!(completed == body);
+        }
+    }
+}
+
+#[test]
 fn a_body_that_stalls_is_counted_and_survives_a_sigkill() {
     let pipeline = Pipeline::new();
     let mut ingest = pipeline.ingest(&[]);

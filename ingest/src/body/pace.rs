@@ -75,8 +75,13 @@ impl Pace {
         }
         let wanted = self.floor.saturating_mul(elapsed.as_secs());
         let is_too_slow = self.bytes < wanted;
-        (self.since, self.bytes) = (now, 0);
+        self.restart(now);
         is_too_slow
+    }
+
+    /// Begins another window.
+    pub(super) fn restart(&mut self, now: Instant) {
+        (self.since, self.bytes) = (now, 0);
     }
 }
 

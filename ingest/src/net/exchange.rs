@@ -7,6 +7,7 @@ use std::future::poll_fn;
 use std::io::{self, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::ops::Deref;
+use std::os::fd::AsRawFd as _;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -17,6 +18,7 @@ use http::{HeaderMap, Uri, Version};
 use http_body::{Body as _, Frame};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
+use nix::libc::{FIONREAD, c_int};
 
 use super::wire::Phase;
 
@@ -173,6 +175,23 @@ impl RequestBody {
         frame
     }
 
+    /// The next frame, or nothing once all that has arrived was read. On HTTP/2 that is at once:
+    /// there, whatever has arrived is a frame already. Cancel-safe.
+    pub(crate) async fn frame_or_nothing(
+        &mut self,
+    ) -> Option<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let socket = self.home.socket.clone();
+        let mut frame = std::pin::pin!(self.frame());
+        poll_fn(|cx| match frame.as_mut().poll(cx) {
+            Poll::Ready(frame) => Poll::Ready(Some(frame)),
+            Poll::Pending => match socket.as_deref().map_or(0, unread_bytes) {
+                0 => Poll::Ready(None),
+                _ => Poll::Pending,
+            },
+        })
+        .await
+    }
+
     /// The next frame if it is there already; `None` if not. The caller awaits [`Self::frame`]
     /// next, because nobody is woken on behalf of this call.
     #[expect(
@@ -186,6 +205,17 @@ impl RequestBody {
             Poll::Pending => None,
         }
     }
+}
+
+nix::ioctl_read_bad!(fionread, FIONREAD, c_int);
+
+/// Bytes that lie in a socket; 0 if it cannot tell. tcp(7), `SIOCINQ`.
+fn unread_bytes(socket: &TcpStream) -> usize {
+    let mut bytes = 0;
+    #[expect(unsafe_code, reason = "an ioctl")]
+    // SAFETY: it writes one int to a valid pointer, for a socket that is open.
+    let told = unsafe { fionread(socket.as_raw_fd(), &raw mut bytes) };
+    told.ok().and(usize::try_from(bytes).ok()).unwrap_or(0)
 }
 
 impl Drop for RequestBody {
