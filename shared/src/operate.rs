@@ -129,13 +129,16 @@ pub fn settle_backward(spool: &Arc<Spool>, id: UploadId) -> Result<Operated, Dis
         _ => false,
     };
     match told {
-        None => ending::finish(spool, id, &lock, DataAt::Failed, RecordAt::Completed)?,
+        None if record.place.is_ending() => {
+            ending::finish(spool, id, &lock, DataAt::Failed, RecordAt::Completed)?;
+        }
         // A second name, on a file system that cannot rename without replacing in one step.
         Some(_) if has_told_name => drop(durable::unlink(&path)?),
         Some(DataAt::Completed) => {
             return move_back(spool, id, DataAt::Failed, &lock).map(|()| Operated::Done);
         }
-        Some(_) => return bury_record(spool, id),
+        // Also if it tells of a claim and not of which: that is no ending.
+        Some(_) | None => return bury_record(spool, id),
     }
     durable::unlink(&layout.reason(id))?;
     Ok(Operated::Done)

@@ -140,3 +140,32 @@ fn half_a_reason_is_written_anew_by_who_buries_the_upload_after_that() {
         ["failed/ID", "failed/ID.meta", "failed/ID.reason.json"]
     );
 }
+
+#[test]
+fn a_record_that_tells_of_a_claim_and_not_of_which_is_no_ending() {
+    for place in [Place::Claimed, Place::Deferred] {
+        let case = dead();
+        let layout = case.spool.layout();
+        let (from, to) = (
+            layout.record(case.id, RecordAt::Failed),
+            layout.record(case.id, RecordAt::Completed),
+        );
+        let (file, mut record) = case
+            .spool
+            .open_record(from.clone(), Dir::Claimed, case.id)
+            .unwrap();
+        record.place = place;
+        file.write_head(&record).unwrap();
+        durable::rename(&from, &to).unwrap();
+        assert_eq!(
+            settle_backward(&case.spool, case.id).unwrap(),
+            Operated::Done
+        );
+        assert_eq!(
+            case.names(),
+            ["failed/ID", "failed/ID.meta", "failed/ID.reason.json"]
+        );
+        let data = layout.data(case.id, DataAt::Failed);
+        assert_eq!(std::fs::read_to_string(data).unwrap(), "hello");
+    }
+}
