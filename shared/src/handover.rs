@@ -373,18 +373,21 @@ fn finish_record(
     now: UnixTime,
 ) -> Result<bool, DiskError> {
     let path = spool.layout().data(id, at);
-    if let Some(length) = record.length {
-        match cut_to_length(lock, length, &path) {
-            Err(error) if is_short(&error) && at == DataAt::Uploads => {
+    match record.length {
+        Some(length) if at == DataAt::Uploads => match cut_to_length(lock, length, &path) {
+            Err(error) if is_short(&error) => {
                 tracing::error!(upload_id = %id, "bytes are missing; the client is asked for all");
                 give_back(spool, id)?;
                 return Ok(false);
             }
-            // Here nobody can send them again. The record follows the data as it is: whoever takes
-            // up the two sees that they do not fit, and buries them.
-            Err(error) if is_short(&error) => return Ok(true),
             cut => cut?,
+        },
+        // Here nobody can send them again, and what was handed over is not to be cut any more. The
+        // record follows the data as it is: who takes up two that do not fit buries them.
+        Some(length) if lock.file().metadata().on("stat", &path)?.len() != length.0 => {
+            return Ok(true);
         }
+        _ => {}
     }
     if spool.durability().syncs_finish()
         && let Err(error) = durable::sync_data(lock.file(), &path)

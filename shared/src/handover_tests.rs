@@ -191,3 +191,23 @@ fn a_record_that_promises_more_bytes_than_there_are_goes_back_to_its_client() {
     );
     assert_eq!(record::read(&path).unwrap().offset, Offset(0));
 }
+
+#[test]
+fn data_that_was_handed_over_is_not_cut_to_a_record_that_comes_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = spool(&dir);
+    for data in ["hello and more", "hell"] {
+        let id = UploadId::generate();
+        let path = spool.layout().data(id, DataAt::Completed);
+        std::fs::write(&path, data).unwrap();
+        let uploads = spool.layout().record(id, RecordAt::Uploads);
+        spool.create_record(uploads, &record(5, 5)).unwrap();
+        let recovered = recover(&spool, id, UnixTime::from_secs(9)).unwrap();
+        // Whoever claims the two sees that they do not fit.
+        assert!(
+            matches!(recovered, Recovered::Completed { by_us: true }),
+            "{recovered:?}"
+        );
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), data);
+    }
+}
