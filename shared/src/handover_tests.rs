@@ -86,7 +86,11 @@ fn a_half_finished_hand_over_is_finished_from_each_of_its_states() {
         let dir = tempfile::tempdir().unwrap();
         let spool = spool(&dir);
         let id = UploadId::generate();
-        std::fs::write(spool.layout().data(id, data_at), "hello, and junk above").unwrap();
+        let written = match data_at {
+            DataAt::Uploads => "hello, and junk above",
+            _ => "hello",
+        };
+        std::fs::write(spool.layout().data(id, data_at), written).unwrap();
         spool
             .create_record(spool.layout().record(id, record_at), &record(5, 5))
             .unwrap();
