@@ -19,32 +19,52 @@ const PAGE_BYTES: usize = 4 << 10;
 /// The system's allocator, but that buffers begin at a page.
 pub(crate) struct Paged;
 
+/// What is asked of the system for a block: the same each time for one size, so that a block is
+/// given back as what it was taken as.
+fn placed(layout: Layout) -> Layout {
+    match layout.size() {
+        BUFFER_BYTES => layout.align_to(PAGE_BYTES).unwrap_or(layout),
+        _ => layout,
+    }
+}
+
 #[expect(unsafe_code, reason = "an allocator has no safe interface")]
-// SAFETY: every block is the system allocator's, which frees and resizes what it gave out whatever
-// its alignment; a larger alignment than asked for suits whoever asked.
+// SAFETY: every block is the system allocator's, asked for and given back with one layout, which
+// has the size that was asked for and no smaller alignment.
 unsafe impl GlobalAlloc for Paged {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let layout = match layout.size() {
-            BUFFER_BYTES => layout.align_to(PAGE_BYTES).unwrap_or(layout),
-            _ => layout,
-        };
         // SAFETY: the caller's promises are passed on.
-        unsafe { System.alloc(layout) }
+        unsafe { System.alloc(placed(layout)) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         // SAFETY: as above.
-        unsafe { System.alloc_zeroed(layout) }
+        unsafe { System.alloc_zeroed(placed(layout)) }
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        // SAFETY: as above.
-        unsafe { System.dealloc(block, layout) }
+        // SAFETY: as above; it was taken so.
+        unsafe { System.dealloc(block, placed(layout)) }
     }
 
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // SAFETY: as above.
-        unsafe { System.realloc(block, layout, size) }
+        if ![layout.size(), size].contains(&BUFFER_BYTES) {
+            // SAFETY: as above.
+            return unsafe { System.realloc(block, layout, size) };
+        }
+        // SAFETY: the caller promises that this is a layout.
+        let wanted = unsafe { Layout::from_size_align_unchecked(size, layout.align()) };
+        // SAFETY: the size is not 0, by the same promise.
+        let moved = unsafe { self.alloc(wanted) };
+        if !moved.is_null() {
+            // SAFETY: both have so many bytes, and the new one is nobody else's; the old one is
+            // not used any more.
+            unsafe {
+                std::ptr::copy_nonoverlapping(block, moved, layout.size().min(size));
+                self.dealloc(block, layout);
+            }
+        }
+        moved
     }
 }
 
@@ -72,6 +92,30 @@ mod tests {
         let buffers: Vec<Vec<u8>> = (0..10).map(|_| Vec::with_capacity(BUFFER_BYTES)).collect();
         for buffer in buffers {
             assert_eq!(buffer.as_ptr().align_offset(PAGE_BYTES), 0);
+        }
+    }
+
+    #[test]
+    fn a_buffer_that_grows_or_shrinks_keeps_what_is_in_it() {
+        for (from, to) in [(BUFFER_BYTES, 3 * BUFFER_BYTES), (100, BUFFER_BYTES)] {
+            let mut buffer: Vec<u8> = Vec::with_capacity(from);
+            buffer.extend((0..from).map(|at| at as u8));
+            buffer.reserve_exact(to - from);
+            assert!(
+                buffer
+                    .iter()
+                    .enumerate()
+                    .all(|(at, byte)| *byte == at as u8)
+            );
+            buffer.truncate(50);
+            buffer.shrink_to(from.min(BUFFER_BYTES));
+            buffer.shrink_to_fit();
+            assert!(
+                buffer
+                    .iter()
+                    .enumerate()
+                    .all(|(at, byte)| *byte == at as u8)
+            );
         }
     }
 
