@@ -53,12 +53,35 @@ impl Look<'_> {
             .map_or(Duration::ZERO, |time| self.now.since(time.into()))
     }
 
-    /// Data at a place, of which `data` is the stat.
+    /// Time since the latest trace that the record of data in `uploads/` knows of, if the record alone
+    /// tells that nothing is due: a trace that only the data shows would be a later one, and what an
+    /// unfinished upload is does not depend on how long its data is.
+    ///
+    /// # Errors
+    ///
+    /// As read(2), on the record of the final upload that a part belongs to.
+    pub fn idle_if_kept(&self, record: &Record) -> Result<Option<Duration>, DiskError> {
+        if record.data_at() != Some(DataAt::Uploads) {
+            return Ok(None);
+        }
+        let idle = self.now.since(last_trace(record));
+        let found = self.unfinished(record)?;
+        Ok((judge(self.policy, found, idle) == Verdict::Keep).then_some(idle))
+    }
+
+    /// Data at a place, of which `data` is the stat, and `read` what came of reading its record, if
+    /// that has been done.
     ///
     /// # Errors
     ///
     /// What cannot be read for another reason than being absent or damaged.
-    pub fn at_data(&self, id: UploadId, at: DataAt, data: &Metadata) -> Result<Sight, DiskError> {
+    pub fn at_data(
+        &self,
+        id: UploadId,
+        at: DataAt,
+        data: &Metadata,
+        read: Option<Result<Record, RecordError>>,
+    ) -> Result<Sight, DiskError> {
         let home = record_home(at);
         let idle = self.age(data);
         let seen = |found, idle| Ok(Sight { found, idle });
@@ -72,7 +95,7 @@ impl Look<'_> {
             | DataAt::Failed => {}
         }
         let path = self.layout.record(id, home);
-        match record::read(&path) {
+        match read.unwrap_or_else(|| record::read(&path)) {
             Ok(record) => {
                 let idle = idle.min(self.now.since(last_trace(&record)));
                 if self.has_told_name(id, at, data, &record)? {

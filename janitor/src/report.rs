@@ -92,9 +92,10 @@ impl Tally {
 pub struct Stock {
     /// How many.
     pub uploads: u64,
-    /// Their sizes together, in bytes.
+    /// Their sizes together, in bytes; of one in `uploads/` of which nothing is due, what has arrived
+    /// by its record.
     pub bytes: u64,
-    /// Longest time since one of them changed, in seconds.
+    /// Longest time since one of them changed, in seconds; there by the record too.
     pub oldest_seconds: u64,
 }
 
@@ -129,7 +130,8 @@ impl Report {
     pub fn saw_data(&mut self, dir: Dir, bytes: u64, age: Duration) {
         let stock = &mut self.stocks[dir as usize];
         stock.uploads += 1;
-        stock.bytes += bytes;
+        // A record can be anybody's, and say anything.
+        stock.bytes = stock.bytes.saturating_add(bytes);
         stock.oldest_seconds = stock.oldest_seconds.max(age.as_secs());
     }
 
@@ -205,7 +207,7 @@ impl Report {
         );
         family(
             "janitor_last_pass_bytes",
-            "Sizes of the data files in the spool.",
+            "Sizes of the data files in the spool; in uploads, what has arrived.",
             &per_dir(&|s| s.bytes),
         );
         family(

@@ -227,7 +227,8 @@ impl Sweep<'_> {
         judge(&self.rules.policy, sight.found, sight.idle)
     }
 
-    /// Data, with or without its record.
+    /// Data, with or without its record. In `uploads/` the record is read first: of most uploads it
+    /// tells that nothing is due, so that their data need not be looked at.
     fn data(
         &mut self,
         dir: Dir,
@@ -235,6 +236,14 @@ impl Sweep<'_> {
         id: UploadId,
         at: DataAt,
     ) -> Result<(), DiskError> {
+        let read = (at == DataAt::Uploads && is_file(entry)?)
+            .then(|| record::read(&self.spool.layout().record(id, RecordAt::Uploads)));
+        if let Some(Ok(record)) = &read
+            && let Some(idle) = self.look().idle_if_kept(record)?
+        {
+            self.report.saw_data(dir, record.offset.0, idle);
+            return Ok(());
+        }
         let Some(data) = stat(entry)?.filter(Metadata::is_file) else {
             return Ok(());
         };
@@ -243,7 +252,7 @@ impl Sweep<'_> {
         if age <= self.rules.policy.soonest() && !matches!(at, DataAt::Claimed(_)) {
             return Ok(());
         }
-        let sight = self.look().at_data(id, at, &data)?;
+        let sight = self.look().at_data(id, at, &data, read)?;
         self.obey(id, sight, |deeds, verdict| {
             deeds.to_data(id, at, sight.found, verdict)
         })
@@ -360,6 +369,14 @@ impl Sweep<'_> {
             Done::Changed => {}
         }
         Ok(())
+    }
+}
+
+/// Whether a listed name was a file's; most filesystems tell that in the listing.
+fn is_file(entry: &DirEntry) -> Result<bool, DiskError> {
+    match entry.file_type() {
+        Err(error) if durable::is_missing(&error) => Ok(false),
+        kind => Ok(kind.on("stat", &entry.path())?.is_file()),
     }
 }
 

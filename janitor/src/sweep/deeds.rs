@@ -158,7 +158,7 @@ impl Deeds<'_> {
             TryLock::Missing => return Ok(Done::Changed),
         };
         let data = lock.file().metadata().on("stat", &path)?;
-        let again = self.look.at_data(id, at, &data)?;
+        let again = self.look.at_data(id, at, &data, None)?;
         if again.found != found || judge(self.look.policy, found, again.idle) != verdict {
             return Ok(Done::Changed);
         }

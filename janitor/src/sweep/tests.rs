@@ -4,6 +4,7 @@ mod concatenation;
 mod crashes;
 mod damage;
 mod second_look;
+mod stock;
 
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
