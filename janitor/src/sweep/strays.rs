@@ -1,6 +1,6 @@
 //! Records whose data was not found where they say.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 
 use shared::durable::DiskError;
 use shared::id::UploadId;
@@ -11,14 +11,15 @@ use shared::spool::Spool;
 /// a few MiB.
 const STRAYS_MAX: usize = 50_000;
 
-/// Suspects, until the directories have been listed in which their data has names of its own.
+/// Suspects, until the directories have been listed in which their data has names of its own. An
+/// upload can have two of them.
 #[derive(Debug, Default)]
-pub(super) struct Strays(HashMap<UploadId, RecordAt>);
+pub(super) struct Strays(HashSet<(UploadId, RecordAt)>);
 
 impl Strays {
     pub(super) fn suspect(&mut self, id: UploadId, at: RecordAt) {
         if self.0.len() < STRAYS_MAX {
-            self.0.insert(id, at);
+            self.0.insert((id, at));
         }
     }
 
@@ -32,7 +33,9 @@ impl Strays {
             for dir in [Dir::Claimed, Dir::Deferred] {
                 for entry in spool.entries(dir)? {
                     if let Entry::Data(id, _) = entry? {
-                        self.0.remove(&id);
+                        for at in RecordAt::ALL {
+                            self.0.remove(&(id, at));
+                        }
                     }
                 }
             }

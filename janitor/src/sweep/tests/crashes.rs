@@ -220,3 +220,18 @@ fn a_pass_that_is_stopped_is_followed_by_one_that_does_the_rest() {
         assert_eq!(places, RECEIPT, "{point:?}");
     }
 }
+
+#[test]
+fn both_records_that_an_ended_upload_left_go_in_one_pass() {
+    let spool = Fixture::new();
+    let id = spool.completed();
+    let claim = spool.claim(id);
+    claim.delivered(None, None, UnixTime::now()).unwrap();
+    let receipt = spool.layout().record(id, RecordAt::Receipts);
+    for at in [RecordAt::Completed, RecordAt::Failed] {
+        std::fs::copy(&receipt, spool.layout().record(id, at)).unwrap();
+    }
+    let report = spool.pass_after(2 * HOUR);
+    assert_eq!(report.counted(Tally::LeftoversRemoved), 2);
+    assert_eq!(spool.places(id), ["receipts/ID.meta"]);
+}
