@@ -259,6 +259,9 @@ impl Append {
         let ledger = Arc::get_mut(&mut self.ledger);
         self.paused = ledger.is_some_and(|ledger| ledger.pause(all_published));
         self.gave_way |= self.paused && !all_published;
+        if self.paused {
+            self.write_out.rest();
+        }
         self.paused
     }
 

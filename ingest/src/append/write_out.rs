@@ -85,6 +85,11 @@ impl WriteOut {
         self.job.is_some() && self.done + ARREARS_MAX_BYTES <= at
     }
 
+    /// Closes the file until there is another portion.
+    pub(super) fn rest(&mut self) {
+        self.file = None;
+    }
+
     /// Returns when the portion under way is done; never if there is none. Cancel-safe.
     pub(super) async fn happens(&mut self) {
         let Some(job) = &mut self.job else {
