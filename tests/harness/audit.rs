@@ -1,6 +1,7 @@
 //! Holds a spool against a ledger: what clients were told has to be true.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::client::Tus;
@@ -30,6 +31,8 @@ pub enum Loss {
     },
     /// The data of an upload that was reported complete is nowhere.
     Data(u32),
+    /// Its data is there and cannot be read: why.
+    Unreadable(u32, String),
     /// An upload that was begun cannot be resumed, or not be finished.
     Stuck(u32, String),
     /// A file was delivered that nobody sent.
@@ -163,15 +166,31 @@ impl Audit<'_> {
         if offset < acknowledged && self.promise == Promise::EveryOffset {
             return Some(Loss::Bytes(entry.number));
         }
-        let data = find(self.spool, id_of(url)).map(std::fs::read);
-        let Some(Ok(bytes)) = data else {
-            return Some(Loss::Data(entry.number));
+        let bytes = match data_of(self.spool, url) {
+            Some(Ok(bytes)) => bytes,
+            Some(Err(error)) => return Some(Loss::Unreadable(entry.number, error.to_string())),
+            None => return Some(Loss::Data(entry.number)),
         };
         if self.offset == Offset::FileSize {
             offset = bytes.len().min(content.len());
         }
         corrupt(entry, &bytes, content.get(..offset).unwrap_or(content))
     }
+}
+
+/// The data of an upload in the spool; `None` if it has none.
+fn data_of(spool: &SpoolView, url: &str) -> Option<io::Result<Vec<u8>>> {
+    // Who finishes a hand-over may move it between the two looks: look again.
+    for _ in 0..100 {
+        let Some(path) = find(spool, id_of(url)) else {
+            continue;
+        };
+        match std::fs::read(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            read => return Some(read),
+        }
+    }
+    None
 }
 
 /// A complete upload lies in the spool or in the destination, with the right bytes.
