@@ -79,8 +79,9 @@ pub fn sweep(spools: &Spools, rules: &Rules, now: UnixTime, stop: &dyn Fn() -> b
         strays,
     };
     // Claims first: what they give back is in order when the rest is looked at. Dead letters before
-    // what becomes one in this pass, which need not be looked at again. Receipts last: they tell what
-    // else may be removed.
+    // what becomes one in this pass, which need not be looked at again. The outbox holds nothing to
+    // judge, but a killed program's probe file may lie there. Receipts last: they tell what else may
+    // be removed.
     for dir in [
         Dir::Claimed,
         Dir::Failed,
@@ -88,6 +89,7 @@ pub fn sweep(spools: &Spools, rules: &Rules, now: UnixTime, stop: &dyn Fn() -> b
         Dir::Completed,
         Dir::Deferred,
         Dir::Held,
+        Dir::Outbox,
     ] {
         sweep.directory(dir);
     }

@@ -46,6 +46,8 @@ macro_rules! failpoints {
 
 // One line for a new point; the part before the dot names the operation.
 failpoints! {
+    /// Start: the probe's file lies in another directory than its own, once for each of them.
+    ProbeCarried = "probe.carried",
     /// Create: the data file exists, its record does not.
     CreateDataMade = "create.data_made",
     /// Create: the record is in place, nothing is synced.

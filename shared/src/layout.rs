@@ -13,7 +13,8 @@
 //!   outbox/     {id}                        a `completed` event is still to be told
 //! ```
 //!
-//! Temporary files are `.tmp-{id}-{random}` and live in `uploads/` and `claimed/` only. Whatever
+//! Temporary files are `.tmp-{id}-{random}` and are made in `uploads/` and `claimed/` only; the probe
+//! at a program's start carries one through every directory, and a kill can leave it in any. Whatever
 //! does not parse is foreign: nobody reads it, nobody deletes it. Nothing that a client sends
 //! becomes part of a path here. This module opens nothing.
 
@@ -169,11 +170,9 @@ pub fn classify(dir: Dir, name: &OsStr) -> Entry {
 
 fn parse(dir: Dir, name: &str) -> Option<Entry> {
     if let Some(rest) = name.strip_prefix(".tmp-") {
-        let temp_dir = matches!(dir, Dir::Uploads | Dir::Claimed);
         let (id, random) = rest.split_at_checked(UploadId::LEN)?;
-        let random = random.strip_prefix('-')?;
-        let ours = temp_dir && random.parse::<ClaimId>().is_ok();
-        return ours.then_some(Entry::Temp(id.parse().ok()?));
+        let _: ClaimId = random.strip_prefix('-')?.parse().ok()?;
+        return Some(Entry::Temp(id.parse().ok()?));
     }
     match dir {
         Dir::Uploads => data_or_record(name, DataAt::Uploads, RecordAt::Uploads),
@@ -353,12 +352,8 @@ mod tests {
         );
         for dir in [Dir::Uploads, Dir::Claimed] {
             let temp = layout.temp(dir, id, ClaimId::generate());
-            assert_eq!(classify(dir, name(&temp)), Entry::Temp(id));
-            for other in Dir::ALL
-                .into_iter()
-                .filter(|d| !matches!(d, Dir::Uploads | Dir::Claimed))
-            {
-                assert_eq!(classify(other, name(&temp)), Entry::Foreign);
+            for found_in in Dir::ALL {
+                assert_eq!(classify(found_in, name(&temp)), Entry::Temp(id));
             }
         }
     }

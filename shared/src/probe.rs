@@ -20,6 +20,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, FallocateFlags, RenameFlags};
 
 use crate::durable::{self, OnPath};
+use crate::failpoint::{self, Failpoint};
 use crate::id::{ClaimId, UploadId};
 use crate::layout::{Dir, Layout};
 pub use error::ProbeError;
@@ -114,7 +115,8 @@ impl fmt::Display for Probe {
 /// Tries out the spool at `layout`, whose directories exist.
 ///
 /// Leaves nothing behind; safe beside all other programs. The probe file has the name of a
-/// temporary file, so that it is tidied away if the machine stops in between.
+/// temporary file, so that the janitor tidies it away if the program is killed in between, in
+/// whichever directory it was then.
 ///
 /// # Errors
 ///
@@ -219,7 +221,9 @@ fn renames(path: &Path, dir: &Path) -> Result<(), ProbeError> {
     else {
         return Ok(());
     };
-    let crossed = durable::rename(path, &there).and_then(|()| durable::rename(&there, path));
+    let crossed = durable::rename(path, &there)
+        .and_then(|()| failpoint::hit(Failpoint::ProbeCarried).on("probe", &there))
+        .and_then(|()| durable::rename(&there, path));
     match crossed {
         Err(error) if error.kind() == io::ErrorKind::CrossesDevices => Err(ProbeError::TwoMounts {
             from: home.to_owned(),

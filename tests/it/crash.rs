@@ -9,6 +9,7 @@ mod ingest;
 use std::path::Path;
 
 use shared::failpoint::Failpoint as Point;
+use shared::layout::Dir;
 use tests::failpoint::{Failpoint, Fault};
 use tests::needs::{self, Need};
 use tests::payload;
@@ -21,9 +22,9 @@ const WALKED: [&str; 10] = [
     "orphan",
 ];
 
-/// Walked elsewhere: `janitor` below in one test of its own, `back` (an operator's retry) beside
-/// its code, since it is not part of the flow.
-const OTHERS: [&str; 2] = ["janitor", "back"];
+/// Walked elsewhere: `janitor` and `probe` below in tests of their own, `back` (an operator's
+/// retry) beside its code, since it is not part of the flow.
+const OTHERS: [&str; 3] = ["janitor", "probe", "back"];
 
 /// A janitor that takes nothing for young.
 const IMPATIENT: [&str; 2] = ["--grace", "0s"];
@@ -85,6 +86,31 @@ fn a_janitor_killed_at_any_step_is_followed_by_one_that_does_the_rest() {
             ["receipts/{id}.meta"],
             "{point}"
         );
+    }
+}
+
+#[test]
+fn a_program_killed_while_it_tries_out_the_spool_leaves_nothing_for_good() {
+    if !needs::met(&[Need::Failpoints]) {
+        return;
+    }
+    let pipeline = Pipeline::new();
+    drop(pipeline.ingest(&[]));
+    let carried = Failpoint::new("probe.carried", Fault::Kill);
+    for (n, dir) in (1..).zip(Dir::ALL.iter().filter(|dir| **dir != Dir::Uploads)) {
+        let kill = [carried.clone().at_passage(n)];
+        pipeline
+            .spawn_failing(Program::Janitor, &IMPATIENT, &kill)
+            .wait_killed();
+        let left = pipeline.spool().temporary();
+        assert!(
+            left.len() == 1 && left[0].starts_with(dir.name()),
+            "{left:?}"
+        );
+
+        pipeline.run(Program::Janitor, &IMPATIENT).expect_code(0);
+        let left = pipeline.spool().temporary();
+        assert!(left.is_empty(), "{left:?}");
     }
 }
 
