@@ -4,20 +4,24 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
+use clap::ValueEnum as _;
 
 use crate::Args;
 use crate::client::Client;
 use crate::disk::Disk;
 use crate::payload::Payload;
 use crate::process::{Server, free_port, wait_listening};
+use crate::sink::Sync;
 
 /// Which server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// Ours, with a durability.
     Ingest(&'static str),
-    /// The bare sink; whether it syncs.
-    Sink(bool),
+    /// The bare sink, for large bodies.
+    Sink(Sync),
+    /// The bare sink, for small uploads; whether it syncs.
+    Steps(bool),
     Nginx,
     Tusd,
     Rustus,
@@ -31,8 +35,10 @@ impl Kind {
         match self {
             Self::Ingest("none") => "ingest".to_owned(),
             Self::Ingest(durability) => format!("ingest {durability}"),
-            Self::Sink(false) => "sink".to_owned(),
-            Self::Sink(true) => "sink fdatasync".to_owned(),
+            Self::Sink(Sync::Never) | Self::Steps(false) => "sink".to_owned(),
+            Self::Sink(Sync::Answer) => "sink fdatasync".to_owned(),
+            Self::Sink(Sync::Paced) => "sink fdatasync, paced".to_owned(),
+            Self::Steps(true) => "sink synced".to_owned(),
             Self::Nginx => "nginx PUT".to_owned(),
             Self::Tusd => "tusd 2.10.0".to_owned(),
             Self::Rustus => "rustus".to_owned(),
@@ -42,10 +48,15 @@ impl Kind {
         }
     }
 
+    /// Whether nothing of it is somebody else's.
+    pub(crate) fn is_ours(self) -> bool {
+        matches!(self, Self::Ingest(_) | Self::Sink(_) | Self::Steps(_))
+    }
+
     /// Whether this machine has it; says so if not.
     pub(crate) fn is_installed(self, args: &Args) -> bool {
         let program = match self {
-            Self::Ingest(_) | Self::Sink(_) => return true,
+            Self::Ingest(_) | Self::Sink(_) | Self::Steps(_) => return true,
             Self::Nginx => PathBuf::from("/usr/sbin/nginx"),
             Self::Tusd => args.peers.join("bin/tusd"),
             Self::Rustus => args.peers.join("bin/rustus"),
@@ -143,7 +154,7 @@ impl Running {
     pub(crate) fn verify(&self, payload: &Payload, count: u64, length: u64) -> Result<()> {
         let dir = match self.kind {
             Kind::Ingest(_) => self.root.join("spool/completed"),
-            Kind::Tussi(_) => self.root.join("completed"),
+            Kind::Tussi(_) | Kind::Steps(_) => self.root.join("completed"),
             Kind::Rustus | Kind::Tusd | Kind::TusNode | Kind::Nginx => self.root.join("data"),
             Kind::Sink(_) => self.root.clone(),
         };
@@ -172,7 +183,7 @@ impl Running {
 fn command(kind: Kind, root: &Path, port: u16, args: &Args) -> Result<Command> {
     let data = root.join("data");
     let port_text = port.to_string();
-    if kind != Kind::Tussi(false) && kind != Kind::Tussi(true) {
+    if !matches!(kind, Kind::Tussi(_) | Kind::Sink(_) | Kind::Steps(_)) {
         std::fs::create_dir_all(&data)?;
     }
     Ok(match kind {
@@ -188,16 +199,10 @@ fn command(kind: Kind, root: &Path, port: u16, args: &Args) -> Result<Command> {
             command.args(["--max-connections", "20000", "--log-level", "warn"]);
             command
         }
-        Kind::Sink(sync) => {
-            std::fs::remove_dir(&data)?;
-            let mut command = Command::new(std::env::current_exe()?);
-            command
-                .args(["sink", "--port", &port_text, "--dir"])
-                .arg(root);
-            if sync {
-                command.arg("--sync");
-            }
-            command
+        Kind::Sink(sync) => sink(root, &port_text, sync)?,
+        Kind::Steps(sync) => {
+            let sync = if sync { Sync::Answer } else { Sync::Never };
+            sink(root, &port_text, sync)?
         }
         Kind::Nginx => {
             let config = root.join("nginx.conf");
@@ -261,6 +266,14 @@ fn command(kind: Kind, root: &Path, port: u16, args: &Args) -> Result<Command> {
             command
         }
     })
+}
+
+fn sink(root: &Path, port: &str, sync: Sync) -> Result<Command> {
+    let sync = sync.to_possible_value().context("a hidden value")?;
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(["sink", "--port", port, "--sync", sync.get_name(), "--dir"]);
+    command.arg(root);
+    Ok(command)
 }
 
 fn nginx_config(root: &Path, port: u16) -> String {

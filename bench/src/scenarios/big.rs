@@ -6,16 +6,18 @@ use super::{Row, compare};
 use crate::Args;
 use crate::payload::Payload;
 use crate::servers::{Kind, Running};
+use crate::sink::Sync;
 use crate::table::Work;
 
-const ALL: [Kind; 9] = [
-    Kind::Sink(false),
+const ALL: [Kind; 10] = [
+    Kind::Sink(Sync::Never),
     Kind::Ingest("none"),
     Kind::Nginx,
     Kind::Tusd,
     Kind::Rustus,
     Kind::Tussi(false),
-    Kind::Sink(true),
+    Kind::Sink(Sync::Answer),
+    Kind::Sink(Sync::Paced),
     Kind::Ingest("every-patch"),
     Kind::Ingest("on-finish"),
 ];
@@ -95,6 +97,15 @@ fn run(
         per_second: 1.0,
         time: "s",
     };
-    table.print(&title, work, &["sink", "sink fdatasync", "tusd 2.10.0"]);
+    table.print(
+        &title,
+        work,
+        &[
+            "sink",
+            "sink fdatasync",
+            "sink fdatasync, paced",
+            "tusd 2.10.0",
+        ],
+    );
     Ok(())
 }

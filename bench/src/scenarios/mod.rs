@@ -90,7 +90,7 @@ fn compare(
     gib: u64,
     verify: impl Fn(&Running) -> Result<()>,
 ) -> Result<Table> {
-    let wanted = |row: &&Row| !args.alone || matches!(row.kind, Kind::Ingest(_) | Kind::Sink(_));
+    let wanted = |row: &&Row| !args.alone || row.kind.is_ours();
     let rows: Vec<&Row> = rows
         .iter()
         .filter(wanted)

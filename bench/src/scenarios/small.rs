@@ -10,12 +10,14 @@ use crate::table::Work;
 
 const LENGTH: u64 = 10 << 10;
 
-const ALL: [Kind; 7] = [
+const ALL: [Kind; 9] = [
+    Kind::Steps(false),
     Kind::Ingest("none"),
     Kind::Tusd,
     Kind::Rustus,
     Kind::Tussi(true),
     Kind::TusNode,
+    Kind::Steps(true),
     Kind::Ingest("on-finish"),
     Kind::Ingest("every-patch"),
 ];
@@ -50,7 +52,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             per_second: 1e6,
             time: "µs",
         };
-        table.print(&title, work, &["ingest", "tusd 2.10.0", "rustus"]);
+        table.print(
+            &title,
+            work,
+            &["ingest", "sink", "sink synced", "tusd 2.10.0", "rustus"],
+        );
     }
     Ok(())
 }

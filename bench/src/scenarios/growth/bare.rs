@@ -12,8 +12,7 @@ use shared::durable;
 use shared::layout::Dir;
 use shared::spool::Spool;
 
-/// About the length of a record.
-const RECORD: [u8; 600] = [b' '; 600];
+use crate::sink::{RECORD, Steps};
 
 /// About the length of a claim's state.
 const STATE: [u8; 300] = [b' '; 300];
@@ -38,21 +37,11 @@ fn each(count: u32, mut one: impl FnMut(u32) -> Result<()>) -> Result<f64> {
     ))
 }
 
-/// Two creates, two renames.
+/// A creation and a PATCH.
 pub(super) fn upload(spool: &Spool, count: u32) -> Result<f64> {
-    let (from, to) = (
-        spool.layout().dir(Dir::Uploads),
-        spool.layout().dir(Dir::Completed),
-    );
+    let steps = Steps::open(spool.layout().root(), false)?;
     let content = vec![b'x'; 10 << 10];
-    each(count, |n| {
-        let (data, record) = (format!("bare-{n}"), format!("bare-{n}.record"));
-        fs::File::create_new(from.join(&data))?.write_all(&content)?;
-        fs::File::create_new(from.join(&record))?.write_all(&RECORD)?;
-        durable::rename(&from.join(&record), &to.join(&record))?;
-        durable::rename(&from.join(&data), &to.join(&data))?;
-        Ok(())
-    })
+    each(count, |_| steps.finish(&steps.create()?, &content))
 }
 
 /// A look at a file and a read of another.
