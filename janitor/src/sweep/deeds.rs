@@ -1,5 +1,6 @@
 //! Carries out what was decided: under the lock, after another look.
 
+use std::fs::Metadata;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -47,6 +48,19 @@ fn done(operated: Operated) -> Done {
     }
 }
 
+/// The lock of data that was judged, and what the data is like with the lock held; or what came of
+/// the deed if there is no lock to have.
+fn hold(path: &Path) -> Result<Result<(DataLock, Metadata), Done>, DiskError> {
+    Ok(match DataLock::try_lock(path)? {
+        TryLock::Held(lock) => {
+            let data = lock.file().metadata().on("stat", path)?;
+            Ok((lock, data))
+        }
+        TryLock::Busy => Err(Done::Busy),
+        TryLock::Missing => Err(Done::Changed),
+    })
+}
+
 impl Deeds<'_> {
     /// Obeys a verdict on data at a place.
     pub(super) fn to_data(
@@ -87,12 +101,10 @@ impl Deeds<'_> {
     fn expire(&self, id: UploadId, at: DataAt, verdict: Verdict) -> Result<Done, DiskError> {
         let path = self.look.layout.data(id, at);
         failpoint::hit(Failpoint::JanitorJudged).on("judge", &path)?;
-        let lock = match DataLock::try_lock(&path)? {
-            TryLock::Held(lock) => lock,
-            TryLock::Busy => return Ok(Done::Busy),
-            TryLock::Missing => return Ok(Done::Changed),
+        let (lock, data) = match hold(&path)? {
+            Ok(held) => held,
+            Err(done) => return Ok(done),
         };
-        let data = lock.file().metadata().on("stat", &path)?;
         let how = |record: &Record| {
             let traces = self.look.now.since(last_trace(record));
             let idle = self.look.age(&data).min(traces);
@@ -118,12 +130,10 @@ impl Deeds<'_> {
     fn give_up(&self, id: UploadId, at: DataAt) -> Result<Done, DiskError> {
         let path = self.look.layout.data(id, at);
         failpoint::hit(Failpoint::JanitorJudged).on("judge", &path)?;
-        let lock = match DataLock::try_lock(&path)? {
-            TryLock::Held(lock) => lock,
-            TryLock::Busy => return Ok(Done::Busy),
-            TryLock::Missing => return Ok(Done::Changed),
+        let (lock, data) = match hold(&path)? {
+            Ok(held) => held,
+            Err(done) => return Ok(done),
         };
-        let data = lock.file().metadata().on("stat", &path)?;
         // Before it is opened: one of tussi's is replaced then, and would look young.
         let Some(file) = durable::stat(&self.look.layout.record(id, record_home(at)))? else {
             return Ok(Done::Changed);
@@ -152,12 +162,10 @@ impl Deeds<'_> {
         verdict: Verdict,
     ) -> Result<Done, DiskError> {
         let path = self.look.layout.data(id, at);
-        let lock = match DataLock::try_lock(&path)? {
-            TryLock::Held(lock) => lock,
-            TryLock::Busy => return Ok(Done::Busy),
-            TryLock::Missing => return Ok(Done::Changed),
+        let (lock, data) = match hold(&path)? {
+            Ok(held) => held,
+            Err(done) => return Ok(done),
         };
-        let data = lock.file().metadata().on("stat", &path)?;
         let again = self.look.at_data(id, at, &data, None)?;
         if again.found != found || judge(self.look.policy, found, again.idle) != verdict {
             return Ok(Done::Changed);
