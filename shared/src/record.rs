@@ -28,13 +28,15 @@ use serde_json::{Map, Value};
 use crate::id::{ClaimId, UploadId};
 use crate::layout::DataAt;
 use crate::size::{Length, Offset};
-use crate::time::{UnixTime, iso8601_duration};
+use crate::time::UnixTime;
 
 mod file;
+mod head;
 mod place;
 mod unsettled;
 
 pub use file::{RecordError, RecordFile, read};
+use head::Start;
 pub use place::{Finish, Place};
 pub use unsettled::Unsettled;
 use unsettled::unsettled;
@@ -44,28 +46,6 @@ pub const FORMAT: u32 = 1;
 
 /// Bytes of a record that are overwritten in place: one sector.
 pub const HEAD_LEN: usize = 512;
-
-/// Bytes of the head that its check covers.
-const CHECKED_LEN: usize = 490;
-
-/// What stands between the head's fields and its check.
-const CHECK_MARK: &str = ",\"check\":\"";
-
-/// Whether the bytes begin with a head of ours whose check does not fit. A record that another
-/// tool wrote anew has no such head and is not torn.
-fn is_torn(bytes: &[u8]) -> bool {
-    let Some((checked, rest)) = bytes
-        .get(..HEAD_LEN)
-        .and_then(|h| h.split_at_checked(CHECKED_LEN))
-    else {
-        return false;
-    };
-    let Some(check) = rest.strip_prefix(CHECK_MARK.as_bytes()) else {
-        return false;
-    };
-    let expected = format!("{:08x}\"", crc32fast::hash(checked));
-    !check.starts_with(expected.as_bytes())
-}
 
 /// Largest record that is read, in bytes; whatever is larger is not a record.
 pub const RECORD_MAX: u64 = 4 << 20;
@@ -193,7 +173,7 @@ pub const HISTORY_MAX: usize = 20;
 
 /// The fields of the head as JSON names them.
 #[derive(Deserialize)]
-struct OnDisk {
+struct Head {
     #[serde(default)]
     format: Option<u32>,
     #[serde(default)]
@@ -226,8 +206,25 @@ struct OnDisk {
     boot: Option<String>,
     #[serde(default, rename = "check")]
     _check: Option<String>,
+}
+
+/// A record that begins with no head of ours: a name may stand anywhere.
+#[derive(Deserialize)]
+struct Foreign {
+    #[serde(flatten)]
+    head: Head,
     #[serde(flatten)]
     rest: Rest,
+}
+
+/// Reads a record that begins with a head of ours: its two parts are objects by themselves but for
+/// the comma between them. As one object it would have to be looked through for every name twice.
+fn parts_of_ours(bytes: &[u8]) -> serde_json::Result<(Head, Rest)> {
+    let mut bytes = bytes.to_vec();
+    bytes[HEAD_LEN - 1] = b'}';
+    let head = serde_json::from_slice(&bytes[..HEAD_LEN])?;
+    bytes[HEAD_LEN - 1] = b'{';
+    Ok((head, serde_json::from_slice(&bytes[HEAD_LEN - 1..])?))
 }
 
 /// How the reason begins if a record's format is unknown because it is newer.
@@ -350,55 +347,6 @@ impl Record {
         self.finished_at.map(|end| end.since(self.rest.created_at))
     }
 
-    /// The head: [`HEAD_LEN`] bytes that end in a comma, values padded to fixed widths.
-    #[must_use]
-    pub fn head(&self) -> [u8; HEAD_LEN] {
-        let quoted = |text: Option<String>| text.map_or("null".to_owned(), |t| format!("\"{t}\""));
-        let digest = self
-            .digest
-            .as_deref()
-            .filter(|d| d.len() <= DIGEST_MAX && is_plain(d));
-        // Only an upload that is being received is unsettled: it has no claim and no end, and its two
-        // fields stand in their room.
-        let (claim, boot) = match &self.unsettled {
-            None => (quoted(self.claim.map(|c| c.to_string())), String::new()),
-            Some(Unsettled { synced, boot }) => (
-                format!("null,\"synced\":{}", synced.0),
-                format!(",\"boot\":\"{boot}\""),
-            ),
-        };
-        let text = format!(
-            "{{\"format\":{FORMAT},\"offset\":{:20},\"length\":{:>20},\"last_write\":{:>17},\
-             \"flagged\":{:5},\"place\":{:12},\"claim\":{:34},\"attempts\":{:10},\
-             \"not_before\":{:>10},\"finished_at\":{:29},\"duration\":{:24},\"digest\":{:77},\
-             \"joined_into\":{:38},\"ended_at\":{:>ended_width$}{boot}",
-            self.offset.0,
-            self.length.map_or("null".to_owned(), |l| l.0.to_string()),
-            self.last_write.to_string(),
-            self.flagged,
-            format!("\"{}\"", self.place.name()),
-            claim,
-            self.attempts,
-            self.not_before.map_or("null".to_owned(), |t| t.to_string()),
-            quoted(self.finished_at.map(UnixTime::iso8601)),
-            quoted(self.duration().map(iso8601_duration)),
-            quoted(digest.map(str::to_owned)),
-            quoted(self.joined_into.map(|id| id.to_string())),
-            self.ended_at.map_or("null".to_owned(), |t| t.to_string()),
-            ended_width = if self.unsettled.is_some() { 4 } else { 17 },
-        );
-        debug_assert!(text.len() <= CHECKED_LEN, "{} {text}", text.len());
-        let mut head = [b' '; HEAD_LEN];
-        head[..text.len()].copy_from_slice(text.as_bytes());
-        let check = format!(
-            "{CHECK_MARK}{:08x}\"",
-            crc32fast::hash(&head[..CHECKED_LEN])
-        );
-        head[CHECKED_LEN..CHECKED_LEN + check.len()].copy_from_slice(check.as_bytes());
-        head[HEAD_LEN - 1] = b',';
-        head
-    }
-
     /// The whole record as it lies on disk, in our format whatever it was read from.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
@@ -416,10 +364,14 @@ impl Record {
     /// # Errors
     /// What is wrong with it.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, String> {
-        if is_torn(bytes) {
-            return Err("its head is torn".to_owned());
+        let (disk, rest) = match head::start(bytes) {
+            Start::Torn => return Err("its head is torn".to_owned()),
+            Start::Ours => parts_of_ours(bytes),
+            Start::Other => {
+                serde_json::from_slice(bytes).map(|Foreign { head, rest }| (head, rest))
+            }
         }
-        let disk: OnDisk = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        .map_err(|error| error.to_string())?;
         if let Some(format) = disk.format.filter(|&format| FORMAT < format) {
             return Err(format!("{NEWER} {format}, known is {FORMAT}"));
         }
@@ -445,17 +397,9 @@ impl Record {
             digest: disk.digest,
             joined_into: disk.joined_into,
             ended_at: disk.ended_at,
-            rest: disk.rest,
+            rest,
         })
     }
-}
-
-/// Longest digest that the head has room for: `sha512` would not fit, `sha256:` + 64 does.
-const DIGEST_MAX: usize = 75;
-
-fn is_plain(text: &str) -> bool {
-    text.bytes()
-        .all(|b| b.is_ascii_alphanumeric() || matches!(b, b':' | b'-' | b'_'))
 }
 
 #[cfg(test)]

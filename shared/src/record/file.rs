@@ -5,7 +5,8 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::{HEAD_LEN, NEWER, RECORD_MAX, Record, is_torn};
+use super::head::{Start, start};
+use super::{HEAD_LEN, NEWER, RECORD_MAX, Record};
 use crate::durable::{self, DiskError, OnPath};
 use crate::host::BootId;
 
@@ -51,7 +52,7 @@ pub fn read(path: &Path) -> Result<Record, RecordError> {
     let file = durable::open_unmarked(path)?;
     let mut bytes = read_whole(&file, path)?;
     for _ in 0..TORN_READS_MAX {
-        if !is_torn(&bytes) {
+        if start(&bytes) != Start::Torn {
             break;
         }
         std::thread::yield_now();

@@ -42,6 +42,43 @@ fn the_head_is_one_sector_however_wide_its_values() {
     }
 }
 
+/// What begins otherwise is not overwritten in place: it would be replaced, one by one, in every
+/// spool that is there already.
+#[test]
+fn a_head_is_written_to_the_byte_as_the_first_version_wrote_it() {
+    let mut record = Record::new(
+        Some(Length(5)),
+        UnixTime::from_micros(1_795_829_713_287_766),
+    );
+    record.set_offset(Offset(3), Offset(0), "2ab98fca832d".parse().unwrap());
+    let receiving = concat!(
+        r#"{"format":1,"offset":                   3,"length":                   5,"#,
+        r#""last_write":1795829713.287766,"flagged":false,"place":"uploads"   ,"#,
+        r#""claim":null,"synced":0                   ,"attempts":         0,"#,
+        r#""not_before":      null,"finished_at":null                         ,"#,
+        r#""duration":null                    ,"#,
+        r#""digest":null                                                                         ,"#,
+        r#""joined_into":null                                  ,"#,
+        r#""ended_at":null,"boot":"2ab98fca832d"    ,"check":"380cc6de"  ,"#,
+    );
+    assert_eq!(str::from_utf8(&record.head()), Ok(receiving));
+    record.set_offset(Offset(5), Offset(5), BootId::this());
+    record.last_write = UnixTime::from_micros(1_795_829_713_312_854);
+    record.rest.created_at = UnixTime::from_micros(1_795_829_713_257_022);
+    crate::handover::complete(&mut record, UnixTime::from_micros(1_795_829_713_312_854));
+    let completed = concat!(
+        r#"{"format":1,"offset":                   5,"length":                   5,"#,
+        r#""last_write":1795829713.312854,"flagged":false,"place":"completed" ,"#,
+        r#""claim":null                              ,"attempts":         0,"#,
+        r#""not_before":      null,"finished_at":"2026-11-28T01:35:13.312854Z","#,
+        r#""duration":"PT0.055832S"           ,"#,
+        r#""digest":null                                                                         ,"#,
+        r#""joined_into":null                                  ,"#,
+        r#""ended_at":             null             ,"check":"1eba8664"  ,"#,
+    );
+    assert_eq!(str::from_utf8(&record.head()), Ok(completed));
+}
+
 #[test]
 fn every_field_stands_at_the_same_place_in_every_head() {
     let marks = |head: [u8; HEAD_LEN]| -> Vec<usize> {
