@@ -134,23 +134,20 @@ impl Durability {
 /// # Errors
 /// As open(2); `InvalidInput` if the name is not a regular file.
 pub fn open(path: &Path, write: bool) -> Result<File, DiskError> {
-    open_sized(path, write).map(|(file, _)| file)
+    let file = open_any(path, write)?;
+    if file.metadata().on("stat", path)?.is_file() {
+        return Ok(file);
+    }
+    let what = io::Error::new(io::ErrorKind::InvalidInput, "not a regular file");
+    Err(DiskError::new("open", path, what))
 }
 
-/// As [`open`], with the length that the file had.
+/// As [`open`], for who finds out by itself what kind of file it is, or fails to read it.
 ///
 /// # Errors
-/// As [`open`].
-pub fn open_sized(path: &Path, write: bool) -> Result<(File, u64), DiskError> {
-    let mut options = OpenOptions::new();
-    options.write(write);
-    let file = open_as(&mut options, OFlag::empty(), path).on("open", path)?;
-    let stat = file.metadata().on("stat", path)?;
-    if !stat.is_file() {
-        let what = io::Error::new(io::ErrorKind::InvalidInput, "not a regular file");
-        return Err(DiskError::new("open", path, what));
-    }
-    Ok((file, stat.len()))
+/// As open(2).
+pub fn open_any(path: &Path, write: bool) -> Result<File, DiskError> {
+    open_as(OpenOptions::new().write(write), OFlag::empty(), path).on("open", path)
 }
 
 /// Opens a file only to read it, and leaves its time of access alone: to keep that, the filesystem
@@ -169,7 +166,7 @@ pub fn open_unmarked(path: &Path) -> Result<File, DiskError> {
             opened => return opened.on("open", path),
         }
     }
-    open_as(&mut OpenOptions::new(), OFlag::empty(), path).on("open", path)
+    open_any(path, false)
 }
 
 /// Opens an existing file for reading and whatever else is asked for, without following a link.

@@ -18,6 +18,8 @@ pub struct DataLock {
     file: Arc<File>,
     /// Device and inode of the file, which it keeps for life.
     identity: (u64, u64),
+    /// Bytes that it had when it was locked.
+    size: u64,
 }
 
 /// What came of trying to lock.
@@ -37,7 +39,7 @@ impl DataLock {
     /// # Errors
     /// As open(2) and flock(2); `ENOLCK`, `EOPNOTSUPP` and the like mean a filesystem without locks.
     pub fn try_lock(path: &Path) -> Result<TryLock, DiskError> {
-        let file = match durable::open(path, true) {
+        let file = match durable::open_any(path, true) {
             Ok(file) => file,
             Err(error) if error.is_missing() || is_no_data(&error) => return Ok(TryLock::Missing),
             Err(error) => return Err(error),
@@ -59,12 +61,13 @@ impl DataLock {
             }
             Err(TryLockError::Error(error)) => return Err(DiskError::new("lock", path, error)),
         }
-        let identity = durable::identity(&file.metadata().on("stat", path)?);
+        let stat = file.metadata().on("stat", path)?;
         let lock = Self {
             file: Arc::new(file),
-            identity,
+            identity: durable::identity(&stat),
+            size: stat.len(),
         };
-        Ok(if lock.is_at(path)? {
+        Ok(if stat.is_file() && lock.is_at(path)? {
             TryLock::Held(lock)
         } else {
             TryLock::Missing
@@ -84,6 +87,12 @@ impl DataLock {
     #[must_use]
     pub fn identity(&self) -> (u64, u64) {
         self.identity
+    }
+
+    /// Bytes that the file had when it was locked: what only the holder changes.
+    #[must_use]
+    pub fn size_when_locked(&self) -> u64 {
+        self.size
     }
 
     /// The locked data file, open for reading and writing.
@@ -130,8 +139,7 @@ impl DataLock {
 /// is called, and must not stop who looks for uploads.
 fn is_no_data(error: &DiskError) -> bool {
     use nix::libc::{EISDIR, ELOOP};
-    error.kind() == std::io::ErrorKind::InvalidInput
-        || matches!(error.source.raw_os_error(), Some(EISDIR | ELOOP))
+    matches!(error.source.raw_os_error(), Some(EISDIR | ELOOP))
 }
 
 #[cfg(not(test))]

@@ -297,8 +297,7 @@ impl Receiving {
     /// sync, and reads zeros after a reboot (their extents stay marked as unwritten). A file that is
     /// cut gets new blocks.
     fn bring_to_the_watermark(&mut self) -> Result<(), DiskError> {
-        let path = self.data_path();
-        let size = self.data().metadata().on("stat", &path)?.len();
+        let (path, size) = (self.data_path(), self.lock.size_when_locked());
         if size < self.record.offset.0 {
             tracing::error!(upload_id = %self.id, "bytes are missing; the client is asked for all");
             self.change(handover::forget_bytes)?;

@@ -170,8 +170,8 @@ impl RecordFile {
     /// # Errors
     /// That it is missing, cannot be read, or is no record.
     pub fn open(path: PathBuf) -> Result<(Self, Record), RecordError> {
-        let (file, length) = durable::open_sized(&path, true)?;
-        let bytes = read_all(&file, length, &path)?;
+        let file = durable::open_any(&path, true)?;
+        let bytes = read_whole(&file, &path)?;
         let written = parse_raw(&bytes, &path)?;
         let has_head = has_head(&bytes, &written);
         let record = in_this_boot(written, &path)?;
