@@ -69,8 +69,11 @@ pub(crate) struct Wire {
     prefix: Bytes,
     phase: Arc<Phase>,
     header_timeout: Duration,
-    head_deadline: Option<Pin<Box<Sleep>>>,
-    /// Heads that had arrived whole when the deadline was armed.
+    /// When a head that has begun must be whole.
+    head_deadline: Option<Instant>,
+    /// Wakes the connection then, if the rest of the head has to be waited for.
+    alarm: Option<Pin<Box<Sleep>>>,
+    /// Heads that had arrived whole when the deadline was set.
     heads_before: u64,
     lingerers: Arc<Semaphore>,
     closing: Option<Closing>,
@@ -90,40 +93,48 @@ impl Wire {
         header_timeout: Duration,
         lingerers: Arc<Semaphore>,
     ) -> Self {
-        let head_deadline = None;
         Self {
             socket,
             prefix,
             phase,
             header_timeout,
-            head_deadline,
+            head_deadline: None,
+            alarm: None,
             heads_before: 0,
             lingerers,
             closing: None,
         }
     }
 
-    /// Arms the head's deadline at its first byte and reports when it has passed.
-    fn poll_head_deadline(&mut self, cx: &mut Context<'_>, read: bool) -> io::Result<()> {
+    /// Sets the head's deadline at its first byte and reports when it has passed. The runtime is
+    /// asked for a timer only if the rest of the head has to be waited for: most come in one piece,
+    /// and a timer that is nearer than all others costs a wake-up of who waits for the next one.
+    fn poll_head_deadline(&mut self, cx: &mut Context<'_>, read: Poll<usize>) -> io::Result<()> {
         let heads = self.phase.heads.load(Ordering::Relaxed);
         let in_request = self.phase.in_request.load(Ordering::Relaxed);
         if in_request || heads != self.heads_before {
             self.heads_before = heads;
-            self.head_deadline = None;
+            (self.head_deadline, self.alarm) = (None, None);
         }
         if in_request {
             return Ok(());
         }
-        if read && self.head_deadline.is_none() {
-            let deadline = sleep_until(Instant::now() + self.header_timeout);
-            self.head_deadline = Some(Box::pin(deadline));
-        }
-        let Some(deadline) = &mut self.head_deadline else {
-            return Ok(());
+        let is_over = match (self.head_deadline, read) {
+            (None, Poll::Pending | Poll::Ready(0)) => false,
+            (None, Poll::Ready(_)) => {
+                self.head_deadline = Some(Instant::now() + self.header_timeout);
+                false
+            }
+            (Some(deadline), Poll::Ready(_)) => deadline <= Instant::now(),
+            (Some(deadline), Poll::Pending) => {
+                let new = || Box::pin(sleep_until(deadline));
+                let alarm = self.alarm.get_or_insert_with(new);
+                alarm.as_mut().poll(cx).is_ready()
+            }
         };
-        match deadline.as_mut().poll(cx) {
-            Poll::Ready(()) => Err(io::ErrorKind::TimedOut.into()),
-            Poll::Pending => Ok(()),
+        match is_over {
+            true => Err(io::ErrorKind::TimedOut.into()),
+            false => Ok(()),
         }
     }
 
@@ -183,14 +194,14 @@ impl AsyncRead for Wire {
             if let Poll::Ready(result) = self.socket.poll_read(cx, buf, None) {
                 result?;
             }
-            self.poll_head_deadline(cx, true)?;
+            self.poll_head_deadline(cx, Poll::Ready(n))?;
             return Poll::Ready(Ok(()));
         }
         let wanted = self.phase.wanted();
         match self.socket.poll_read(cx, buf, wanted) {
             Poll::Ready(result) => {
                 let n = result?;
-                self.poll_head_deadline(cx, n > 0)?;
+                self.poll_head_deadline(cx, Poll::Ready(n))?;
                 Poll::Ready(Ok(()))
             }
             Poll::Pending => {
@@ -199,7 +210,7 @@ impl AsyncRead for Wire {
                     // SAFETY: to be filled is all that this space is for.
                     give_back(unsafe { buf.unfilled_mut() });
                 }
-                self.poll_head_deadline(cx, false)?;
+                self.poll_head_deadline(cx, Poll::Pending)?;
                 Poll::Pending
             }
         }
@@ -254,7 +265,7 @@ mod tests {
 
     use super::*;
 
-    /// A connection of which `prefix` was read already, and its client.
+    /// A connection of which `prefix` was read already, and its client. A head may take no time.
     async fn pair(prefix: &'static [u8]) -> (Wire, TcpStream) {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -263,7 +274,7 @@ mod tests {
             Socket::new(accepted).unwrap(),
             Bytes::from_static(prefix),
             Arc::new(Phase::default()),
-            Duration::from_secs(60),
+            Duration::ZERO,
             Arc::new(Semaphore::new(1)),
         );
         (wire, client)
@@ -288,6 +299,34 @@ mod tests {
             .await
             .unwrap();
         assert_eq!(buf.filled(), b"GET /files/");
+    }
+
+    #[tokio::test]
+    async fn a_head_is_timed_from_its_first_byte_until_it_is_whole() {
+        async fn read(wire: &mut Wire) -> io::Result<()> {
+            let mut space = [0; 4];
+            let mut buf = ReadBuf::new(&mut space);
+            poll_fn(|cx| Pin::new(&mut *wire).poll_read(cx, &mut buf)).await
+        }
+        let is_late = |result: io::Result<()>| {
+            result.is_err_and(|error| error.kind() == io::ErrorKind::TimedOut)
+        };
+        // Whether more of the head comes, or nothing.
+        for more in [true, false] {
+            let (mut wire, mut client) = pair(b"").await;
+            client.write_all(b"GET ").unwrap();
+            read(&mut wire).await.unwrap();
+            if more {
+                client.write_all(b"/").unwrap();
+            }
+            assert!(is_late(read(&mut wire).await), "more: {more}");
+        }
+        let (mut wire, mut client) = pair(b"").await;
+        for _ in 0..3 {
+            client.write_all(b"GET ").unwrap();
+            read(&mut wire).await.unwrap();
+            wire.phase.heads.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     #[tokio::test]
