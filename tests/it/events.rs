@@ -10,7 +10,7 @@ use tests::programs::Program;
 use tests::wait::wait_for;
 
 /// A command that writes down what it is told, and where.
-fn notebook(pipeline: &Pipeline) -> (String, PathBuf) {
+pub(crate) fn notebook(pipeline: &Pipeline) -> (String, PathBuf) {
     let (script, notes) = (pipeline.path("note.sh"), pipeline.path("notes"));
     let text = format!("m=$(cat); echo \"$m\" >>{}\n", notes.display());
     std::fs::write(&script, text).unwrap();
@@ -18,7 +18,7 @@ fn notebook(pipeline: &Pipeline) -> (String, PathBuf) {
 }
 
 /// The uploads that a notebook was told `completed` of.
-fn completed(notes: &PathBuf) -> Vec<String> {
+pub(crate) fn completed(notes: &PathBuf) -> Vec<String> {
     let text = std::fs::read_to_string(notes).unwrap_or_default();
     let messages = text
         .lines()

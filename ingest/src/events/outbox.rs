@@ -28,6 +28,8 @@ use super::teller::{Teller, Told};
 const WALK_EVERY: Duration = Duration::from_secs(60);
 /// Uploads seen to at a time; what is beyond stays in the directory until a later walk.
 const OWED_MAX: usize = 10_000;
+/// Events remembered as told; some 400 KiB.
+const TOLD_MAX: usize = 10_000;
 /// Listeners called at a time.
 const JOBS: usize = 8;
 /// First and longest wait after a failure.
@@ -44,6 +46,9 @@ pub(crate) struct Outbox {
     spool: Arc<Spool>,
     teller: Arc<Teller>,
     owed: Mutex<HashSet<UploadId>>,
+    /// Told of late. After a kill the walk at the start and whoever finishes the hand-over both come
+    /// to tell, and the second one must not take the marker for one that never was.
+    told: Mutex<HashSet<(UploadId, Kind)>>,
     jobs: Semaphore,
     runtime: OnceLock<Handle>,
 }
@@ -77,6 +82,7 @@ impl Outbox {
             spool,
             teller,
             owed: Mutex::default(),
+            told: Mutex::default(),
             jobs: Semaphore::new(JOBS),
             runtime: OnceLock::new(),
         }
@@ -229,7 +235,8 @@ impl Outbox {
         };
         if let Some(found) = &found {
             for (kind, before) in left_to_tell(&kinds, half_told) {
-                if !self.teller.wants(kind) {
+                let by_heart = marker.is_none();
+                if !self.teller.wants(kind) || by_heart && self.told().contains(&(upload, kind)) {
                     continue;
                 }
                 let now = UnixTime::now();
@@ -238,6 +245,7 @@ impl Outbox {
                 if !told.all() {
                     return Ok(Seen::Failed(kind, told));
                 }
+                self.remember(upload, kind);
             }
         } else {
             tracing::warn!(upload_id = %upload, "an event was owed about an upload that is no more");
@@ -258,6 +266,18 @@ impl Outbox {
             }
             TryLock::Busy | TryLock::Missing => Ok(None),
         }
+    }
+
+    fn remember(&self, upload: UploadId, kind: Kind) {
+        let mut told = self.told();
+        if TOLD_MAX <= told.len() {
+            told.clear();
+        }
+        told.insert((upload, kind));
+    }
+
+    fn told(&self) -> MutexGuard<'_, HashSet<(UploadId, Kind)>> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn owed(&self) -> MutexGuard<'_, HashSet<UploadId>> {
@@ -359,6 +379,45 @@ mod tests {
             assert_eq!(outbox.forget(now.into()).unwrap(), forgotten, "{age:?}");
             assert_eq!(durable::stat(&marker).unwrap().is_none(), forgotten == 1);
         }
+    }
+
+    #[tokio::test]
+    async fn who_has_told_by_a_marker_does_not_tell_again_by_heart() {
+        use shared::receive::NewData;
+        use shared::size::Offset;
+        use shared::spool::Options;
+        let dir = tempfile::tempdir().unwrap();
+        let heard = dir.path().join("heard");
+        let command = format!("/bin/sh -c 'echo once >>{}'", heard.display());
+        let spool = Arc::new(Spool::open(&dir.path().join("s"), Options::default()).unwrap());
+        let teller = Teller {
+            command: Some(command.parse().unwrap()),
+            endpoint: None,
+            kinds: vec![Kind::Completed],
+            timeout: Duration::from_secs(60),
+        };
+        let outbox = Arc::new(Outbox::new(Arc::clone(&spool), Arc::new(teller)));
+        let mut record = Record::new(Some(Length(0)), UnixTime::now());
+        record.offset = Offset(0);
+        record.rest.announce = true;
+        let new = NewData::create(&spool).unwrap();
+        let upload = new.id();
+        new.into_completed(record, UnixTime::now()).unwrap();
+        assert!(
+            durable::stat(&spool.layout().event(upload))
+                .unwrap()
+                .is_some()
+        );
+
+        // The walk of a start, and then whoever finished the hand-over meanwhile.
+        for marker in [Marker::IsThere, Marker::MayBeMissing] {
+            outbox.see_to(upload, marker).await;
+            assert_eq!(std::fs::read_to_string(&heard).unwrap(), "once\n");
+        }
+        // What nobody has told yet is told, marker or not.
+        outbox.told().clear();
+        outbox.see_to(upload, Marker::MayBeMissing).await;
+        assert_eq!(std::fs::read_to_string(&heard).unwrap(), "once\nonce\n");
     }
 
     #[test]

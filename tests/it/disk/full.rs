@@ -1,14 +1,17 @@
-//! A full disk, seen by those who come after ingest: parts that are to be joined, consumers.
+//! A full disk, seen by those who come after ingest: parts that are to be joined, consumers, and
+//! who listens to events.
 
+use tests::failpoint::{Failpoint, Fault};
 use tests::hook::Hook;
 use tests::loop_fs::{self, Kind, LoopFs};
-use tests::needs;
+use tests::needs::{self, Need};
 use tests::payload;
 use tests::pipeline::Pipeline;
 use tests::programs::scratch_dir;
 use tests::wait::{wait_for, wait_until};
 
 use super::{Ballast, KIB, MIB};
+use crate::events::{completed, notebook};
 
 #[test]
 fn parts_wait_for_space_to_be_joined_in() {
@@ -97,4 +100,54 @@ fn consumers_lose_nothing_on_a_full_disk_and_go_on_when_there_is_space() {
         (failed, pipeline.spool().names("receipts").len())
     });
     assert!(pipeline.spool().is_idle(), "{waiting:?}");
+}
+
+/// No file can be made, and no byte written: the marker of the owed event has to be a second name
+/// of the record.
+#[test]
+fn completed_is_told_over_a_kill_where_neither_an_inode_nor_a_block_was_left_to_note_it() {
+    let needs = [&loop_fs::NEEDS[..], &[Need::Failpoints]].concat();
+    if !needs::met(&needs) {
+        return;
+    }
+    let dir = tempfile::tempdir_in(scratch_dir()).unwrap();
+    let fs = LoopFs::make(Kind::Ext4, dir.path(), "fs", 24 * MIB);
+    let pipeline = Pipeline::with_spool(&fs.mount_point().join("spool"));
+    let (command, notes) = notebook(&pipeline);
+    let args = [
+        "--min-free",
+        "0",
+        "--on-event",
+        &command,
+        "--events",
+        "completed",
+    ];
+    let kill = Failpoint::new("handover.record_moved", Fault::Kill);
+    let mut ingest = pipeline.ingest_failing(&args, &[kill]);
+    // Long enough for its space to be set aside when it is created.
+    let half = 1 << 20;
+    let body = payload::bytes(3, 2 * half);
+    let (first, second) = body.split_at(half);
+    let upload = ingest.tus().create(body.len() as u64, &[]);
+    upload.patch(0, first).expect(204, []);
+
+    let files = fs.mount_point().join("files");
+    std::fs::create_dir(&files).unwrap();
+    let made = (0..).take_while(|n| std::fs::File::create(files.join(n.to_string())).is_ok());
+    std::fs::remove_file(files.join((made.count() - 1).to_string())).unwrap();
+    let path = fs.mount_point().join("ballast");
+    let _ballast = Ballast::fill(&path, 0);
+
+    assert!(upload.try_patch(half as u64, second).is_err());
+    ingest.process.wait_killed();
+    assert_eq!(completed(&notes), Vec::<String>::new());
+    ingest.restart();
+    wait_for("the event", &vec![upload.id().to_owned()], || {
+        completed(&notes)
+    });
+    wait_for("an empty outbox", &Vec::new(), || {
+        pipeline.spool().names("outbox")
+    });
+    let received = pipeline.spool().path("completed", upload.id());
+    assert!(std::fs::read(received).unwrap() == body);
 }
