@@ -18,58 +18,163 @@ fn a_sound_spool_is_sound() {
     assert_eq!(case.fsck(false), (true, String::new()));
 }
 
+/// What goes wrong with an upload, what is told of it, and where its data is after the repair.
+type Damage = (&'static str, Life, fn(&Case, UploadId), Option<DataAt>);
+
+const DAMAGES: [Damage; 13] = [
+    (
+        "without a record",
+        Life::Queued,
+        |case, id| {
+            std::fs::remove_file(case.record(id, RecordAt::Completed)).unwrap();
+        },
+        FAILED,
+    ),
+    (
+        "unreadable record",
+        Life::Queued,
+        |case, id| {
+            std::fs::write(case.record(id, RecordAt::Completed), "{").unwrap();
+        },
+        FAILED,
+    ),
+    (
+        "does not fit",
+        Life::Queued,
+        |case, id| {
+            std::fs::write(case.data(id, DataAt::Completed), "hell").unwrap();
+        },
+        FAILED,
+    ),
+    (
+        "does not fit",
+        Life::Receiving,
+        |case, id| {
+            std::fs::write(case.data(id, DataAt::Uploads), "h").unwrap();
+        },
+        FAILED,
+    ),
+    (
+        "half done",
+        Life::Queued,
+        |case, id| {
+            case.move_data(id, DataAt::Completed, DataAt::Uploads);
+        },
+        COMPLETED,
+    ),
+    // What has been given up is not begun again.
+    (
+        "half done",
+        Life::Dead,
+        |case, id| {
+            case.move_data(id, DataAt::Failed, DataAt::Completed);
+        },
+        FAILED,
+    ),
+    (
+        "claimed by a consumer that is gone",
+        Life::Queued,
+        |case, id| {
+            case.move_data(id, DataAt::Completed, DataAt::Claimed(ClaimId::generate()));
+        },
+        COMPLETED,
+    ),
+    (
+        "state of a claim that is over",
+        Life::Queued,
+        |case, id| {
+            let state = case.spool.layout().state(id, ClaimId::generate());
+            std::fs::write(state, "{}").unwrap();
+        },
+        COMPLETED,
+    ),
+    (
+        "several records",
+        Life::Queued,
+        |case, id| {
+            let (from, to) = (RecordAt::Completed, RecordAt::Failed);
+            std::fs::copy(case.record(id, from), case.record(id, to)).unwrap();
+        },
+        COMPLETED,
+    ),
+    // A receipt counts only where no record says otherwise.
+    (
+        "several records",
+        Life::Queued,
+        |case, id| {
+            let receipt = case.record(id, RecordAt::Receipts);
+            std::fs::copy(case.record(id, RecordAt::Completed), &receipt).unwrap();
+            tell_place(&(Kind::Record, receipt), Place::Delivered, 5);
+        },
+        COMPLETED,
+    ),
+    (
+        "several names",
+        Life::Queued,
+        |case, id| {
+            let (from, to) = (DataAt::Completed, DataAt::Held);
+            shared::durable::link(&case.data(id, from), &case.data(id, to)).unwrap();
+        },
+        COMPLETED,
+    ),
+    (
+        "a reason without its dead letter",
+        Life::Queued,
+        |case, id| {
+            std::fs::write(case.spool.layout().reason(id), "{}").unwrap();
+        },
+        COMPLETED,
+    ),
+    (
+        "without data",
+        Life::Queued,
+        |case, id| {
+            std::fs::remove_file(case.data(id, DataAt::Completed)).unwrap();
+        },
+        None,
+    ),
+];
+
+const COMPLETED: Option<DataAt> = Some(DataAt::Completed);
+const FAILED: Option<DataAt> = Some(DataAt::Failed);
+
 #[test]
 fn damage_is_reported_and_repaired_and_no_data_is_lost() {
-    type Damage = fn(&Case, UploadId);
-    let layout = |case: &Case| case.spool.layout().clone();
-    let damages: [(&str, Damage); 6] = [
-        ("without a record", |case, id| {
-            let record = case.spool.layout().record(id, RecordAt::Completed);
-            std::fs::remove_file(record).unwrap();
-        }),
-        ("unreadable record", |case, id| {
-            let record = case.spool.layout().record(id, RecordAt::Completed);
-            std::fs::write(record, "{").unwrap();
-        }),
-        ("does not fit", |case, id| {
-            let data = case.spool.layout().data(id, DataAt::Completed);
-            std::fs::write(data, "hell").unwrap();
-        }),
-        ("half done", |case, id| {
-            let (from, to) = (
-                case.spool.layout().data(id, DataAt::Completed),
-                case.spool.layout().data(id, DataAt::Uploads),
-            );
-            shared::durable::rename(&from, &to).unwrap();
-        }),
-        ("claimed by a consumer that is gone", |case, id| {
-            let claim = ClaimId::generate();
-            let (from, to) = (
-                case.spool.layout().data(id, DataAt::Completed),
-                case.spool.layout().data(id, DataAt::Claimed(claim)),
-            );
-            shared::durable::rename(&from, &to).unwrap();
-        }),
-        ("state of a claim that is over", |case, id| {
-            let claim = ClaimId::generate();
-            std::fs::write(case.spool.layout().state(id, claim), "{}").unwrap();
-        }),
-    ];
-    for (expected, damage) in damages {
+    for (expected, life, damage, place) in DAMAGES {
         let case = Case::new();
-        let id = case.upload();
+        let id = case.live(life);
         damage(&case, id);
+        let before = contents(&case);
         let (sound, told) = case.fsck(false);
-        assert!(!sound && told.contains(expected), "{expected}: {told}");
+        assert!(
+            !sound && told.contains(expected),
+            "{expected}, {life:?}: {told}"
+        );
         let (repaired, told) = case.fsck(true);
-        assert!(repaired, "{expected}: {told}");
-        assert_eq!(case.fsck(false), (true, String::new()), "{expected}");
-        let places = [DataAt::Completed, DataAt::Failed];
-        let kept = places.iter().filter(|at| {
-            let data = std::fs::read(layout(&case).data(id, **at)).unwrap_or_default();
-            data.starts_with(b"hell")
-        });
-        assert_eq!(kept.count(), 1, "{expected}");
+        assert!(repaired, "{expected}, {life:?}: {told}");
+        assert_eq!(
+            case.fsck(false),
+            (true, String::new()),
+            "{expected}, {life:?}"
+        );
+        let is_there = |at: &DataAt| case.data(id, *at).is_file();
+        let places = [
+            DataAt::Uploads,
+            DataAt::Completed,
+            DataAt::Held,
+            DataAt::Failed,
+        ];
+        assert_eq!(
+            places.into_iter().find(is_there),
+            place,
+            "{expected}, {life:?}"
+        );
+        assert_eq!(contents(&case), before, "{expected}, {life:?}");
+        if expected == "unreadable record" {
+            // Somebody may still make sense of it.
+            let record = std::fs::read_to_string(case.record(id, RecordAt::Failed));
+            assert_eq!(record.unwrap(), "{");
+        }
     }
 }
 
@@ -139,6 +244,18 @@ const LIVES: [Life; 8] = [
 ];
 
 impl Case {
+    fn data(&self, id: UploadId, at: DataAt) -> PathBuf {
+        self.spool.layout().data(id, at)
+    }
+
+    fn record(&self, id: UploadId, at: RecordAt) -> PathBuf {
+        self.spool.layout().record(id, at)
+    }
+
+    fn move_data(&self, id: UploadId, from: DataAt, to: DataAt) {
+        shared::durable::rename(&self.data(id, from), &self.data(id, to)).unwrap();
+    }
+
     fn claim(&self, id: UploadId) -> Claim {
         match try_claim(&self.spool, id, DataAt::Completed, UnixTime::now()).unwrap() {
             TryClaim::Claimed(claim) => *claim,
@@ -184,6 +301,8 @@ enum Harm {
     Remove(usize),
     /// Cut to a part of its length.
     Truncate(usize, usize),
+    /// Longer than it was.
+    Append(usize),
     /// Other bytes, or none that were there before.
     Write(usize, Vec<u8>),
     /// Another upload's record, of another state, or of one that has ended.
@@ -204,6 +323,7 @@ fn harms() -> impl Strategy<Value = Harm> {
     prop_oneof![
         name.clone().prop_map(Harm::Remove),
         (name.clone(), 0..2000usize).prop_map(|(n, length)| Harm::Truncate(n, length)),
+        name.clone().prop_map(Harm::Append),
         (name.clone(), garbage).prop_map(|(n, bytes)| Harm::Write(n, bytes)),
         (
             name.clone(),
@@ -238,6 +358,10 @@ fn harm(case: &Case, id: UploadId, harm: &Harm) {
         Harm::Truncate(n, length) => {
             let bytes = std::fs::read(&one(n).1).unwrap();
             std::fs::write(&one(n).1, &bytes[..length % bytes.len().max(1)]).unwrap();
+        }
+        Harm::Append(n) => {
+            let bytes = std::fs::read(&one(n).1).unwrap();
+            std::fs::write(&one(n).1, [&bytes[..], b"more"].concat()).unwrap();
         }
         Harm::Write(n, bytes) => {
             // Not over data: what was there would be missed.
