@@ -21,7 +21,7 @@ fn a_sound_spool_is_sound() {
 /// What goes wrong with an upload, what is told of it, and where its data is after the repair.
 type Damage = (&'static str, Life, fn(&Case, UploadId), Option<DataAt>);
 
-const DAMAGES: [Damage; 13] = [
+const DAMAGES: [Damage; 14] = [
     (
         "without a record",
         Life::Queued,
@@ -68,6 +68,18 @@ const DAMAGES: [Damage; 13] = [
         Life::Dead,
         |case, id| {
             case.move_data(id, DataAt::Failed, DataAt::Completed);
+        },
+        FAILED,
+    ),
+    // Nor is anything cut to what a record says that was not beside it.
+    (
+        "half done",
+        Life::Queued,
+        |case, id| {
+            std::fs::write(case.data(id, DataAt::Completed), "hello more").unwrap();
+            case.move_data(id, DataAt::Completed, DataAt::Uploads);
+            let (from, to) = (RecordAt::Completed, RecordAt::Receipts);
+            shared::durable::rename(&case.record(id, from), &case.record(id, to)).unwrap();
         },
         FAILED,
     ),
