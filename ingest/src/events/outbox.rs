@@ -34,7 +34,7 @@ const TOLD_MAX: usize = 10_000;
 const JOBS: usize = 8;
 /// First and longest wait after a failure.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
-/// Looks at a hand-over that is not finished before it is left to a later walk.
+/// Looks at what is not finished, or in another process's hands, before it is left to a later walk.
 const EARLY_MAX: u32 = 4;
 /// Where nobody listens: how long markers are kept for other processes, and how often to look.
 const FORGET_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -63,14 +63,21 @@ pub(super) enum Marker {
     MayBeMissing,
 }
 
-/// A marker, and the upload that it speaks of.
-type Taken = (Option<DataLock>, Option<Found>);
+/// What came of reaching for a marker.
+enum Reach {
+    /// It is ours, or never was; and the upload that it speaks of.
+    Taken(Option<DataLock>, Option<Box<Found>>),
+    /// Another process is telling, perhaps in vain.
+    Busy,
+    /// Another process has told.
+    Gone,
+}
 
 /// What came of seeing to one marker.
 enum Seen {
     /// Nothing is owed any more, or somebody else sees to it.
     Settled,
-    /// Its hand-over is not finished: somebody is at it, or will be.
+    /// Its hand-over is not finished, or another process is telling: somebody is at it, or will be.
     TooEarly,
     /// Not everyone could be told of this kind; those before it are done with.
     Failed(Kind, Told),
@@ -221,14 +228,16 @@ impl Outbox {
         };
         let (outbox, mark) = (Arc::clone(self), *expected);
         let taken = spawn_blocking(move || outbox.take(upload, mark)).await;
-        let Some((marker, found)) = taken.unwrap_or(Ok(None))? else {
-            return Ok(Seen::Settled);
+        let (marker, found) = match taken.unwrap_or(Ok(Reach::Gone))? {
+            Reach::Taken(marker, found) => (marker, found),
+            Reach::Busy => return Ok(Seen::TooEarly),
+            Reach::Gone => return Ok(Seen::Settled),
         };
         if marker.is_some() {
             // Should it be gone later, somebody else has told.
             *expected = Marker::IsThere;
         }
-        let kinds = match found.as_ref().map(owed_kinds) {
+        let kinds = match found.as_deref().map(owed_kinds) {
             None => Vec::new(),
             Some(None) => return Ok(Seen::TooEarly),
             Some(Some(kinds)) => kinds,
@@ -255,17 +264,22 @@ impl Outbox {
         Ok(Seen::Settled)
     }
 
-    /// Locks a marker and looks its upload up. `None` if another process has it, or has told.
-    fn take(&self, upload: UploadId, expected: Marker) -> Result<Option<Taken>, DiskError> {
-        match DataLock::try_lock(&self.spool.layout().event(upload))? {
-            TryLock::Held(marker) => Ok(Some((Some(marker), lookup::find(&self.spool, upload)?))),
-            TryLock::Missing if expected == Marker::MayBeMissing => {
-                let found = lookup::find(&self.spool, upload)?;
-                let found = found.filter(|found| found.record.rest.announce);
-                Ok(found.map(|found| (None, Some(found))))
-            }
-            TryLock::Busy | TryLock::Missing => Ok(None),
-        }
+    /// Locks a marker and looks its upload up.
+    fn take(&self, upload: UploadId, expected: Marker) -> Result<Reach, DiskError> {
+        let find = || Ok(lookup::find(&self.spool, upload)?.map(Box::new));
+        Ok(
+            match DataLock::try_lock(&self.spool.layout().event(upload))? {
+                TryLock::Held(marker) => Reach::Taken(Some(marker), find()?),
+                TryLock::Busy => Reach::Busy,
+                TryLock::Missing if expected == Marker::MayBeMissing => {
+                    match find()?.filter(|found| found.record.rest.announce) {
+                        Some(found) => Reach::Taken(None, Some(found)),
+                        None => Reach::Gone,
+                    }
+                }
+                TryLock::Missing => Reach::Gone,
+            },
+        )
     }
 
     fn remember(&self, upload: UploadId, kind: Kind) {
@@ -318,9 +332,13 @@ fn left_to_tell(kinds: &[Kind], half_told: Option<(Kind, Told)>) -> Vec<(Kind, T
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use shared::layout::RecordAt;
+    use shared::receive::NewData;
     use shared::record::{Place, Record};
-    use shared::size::Length;
+    use shared::size::{Length, Offset};
+    use shared::spool::Options;
 
     use super::*;
 
@@ -361,7 +379,6 @@ mod tests {
 
     #[test]
     fn where_nobody_listens_only_old_markers_are_forgotten() {
-        use shared::spool::Options;
         let dir = tempfile::tempdir().unwrap();
         let spool = Arc::new(Spool::open(&dir.path().join("s"), Options::default()).unwrap());
         let teller = Teller {
@@ -381,34 +398,30 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn who_has_told_by_a_marker_does_not_tell_again_by_heart() {
-        use shared::receive::NewData;
-        use shared::size::Offset;
-        use shared::spool::Options;
-        let dir = tempfile::tempdir().unwrap();
-        let heard = dir.path().join("heard");
-        let command = format!("/bin/sh -c 'echo once >>{}'", heard.display());
-        let spool = Arc::new(Spool::open(&dir.path().join("s"), Options::default()).unwrap());
+    /// An outbox below `dir` that tells a command, and an upload whose completion is owed.
+    fn owing(dir: &Path, command: &str) -> (Arc<Outbox>, UploadId) {
+        let spool = Arc::new(Spool::open(&dir.join("s"), Options::default()).unwrap());
         let teller = Teller {
             command: Some(command.parse().unwrap()),
             endpoint: None,
             kinds: vec![Kind::Completed],
             timeout: Duration::from_secs(60),
         };
-        let outbox = Arc::new(Outbox::new(Arc::clone(&spool), Arc::new(teller)));
         let mut record = Record::new(Some(Length(0)), UnixTime::now());
         record.offset = Offset(0);
         record.rest.announce = true;
         let new = NewData::create(&spool).unwrap();
         let upload = new.id();
         new.into_completed(record, UnixTime::now()).unwrap();
-        assert!(
-            durable::stat(&spool.layout().event(upload))
-                .unwrap()
-                .is_some()
-        );
+        (Arc::new(Outbox::new(spool, Arc::new(teller))), upload)
+    }
 
+    #[tokio::test]
+    async fn who_has_told_by_a_marker_does_not_tell_again_by_heart() {
+        let dir = tempfile::tempdir().unwrap();
+        let heard = dir.path().join("heard");
+        let command = format!("/bin/sh -c 'echo once >>{}'", heard.display());
+        let (outbox, upload) = owing(dir.path(), &command);
         // The walk of a start, and then whoever finished the hand-over meanwhile.
         for marker in [Marker::IsThere, Marker::MayBeMissing] {
             outbox.see_to(upload, marker).await;
@@ -418,6 +431,22 @@ mod tests {
         outbox.told().clear();
         outbox.see_to(upload, Marker::MayBeMissing).await;
         assert_eq!(std::fs::read_to_string(&heard).unwrap(), "once\nonce\n");
+    }
+
+    #[tokio::test]
+    async fn a_marker_in_other_hands_is_come_back_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let (outbox, upload) = owing(dir.path(), "true");
+        let marker = outbox.spool.layout().event(upload);
+        let TryLock::Held(other) = DataLock::try_lock(&marker).unwrap() else {
+            panic!("nobody else knows it");
+        };
+        let seen = outbox.try_to_tell(upload, None, &mut Marker::IsThere).await;
+        assert!(matches!(seen, Ok(Seen::TooEarly)));
+        drop(other);
+        let seen = outbox.try_to_tell(upload, None, &mut Marker::IsThere).await;
+        assert!(matches!(seen, Ok(Seen::Settled)));
+        assert!(durable::stat(&marker).unwrap().is_none());
     }
 
     #[test]
