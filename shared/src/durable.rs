@@ -16,7 +16,9 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, RenameFlags};
-use nix::libc::{SYNC_FILE_RANGE_WAIT_AFTER, SYNC_FILE_RANGE_WRITE, sync_file_range};
+use nix::libc::{
+    SYNC_FILE_RANGE_WAIT_AFTER, SYNC_FILE_RANGE_WAIT_BEFORE, SYNC_FILE_RANGE_WRITE, sync_file_range,
+};
 
 mod dir_sync;
 
@@ -281,7 +283,10 @@ pub fn sync_data(file: &File, path: &Path) -> Result<(), DiskError> {
 /// durable then: it leaves less to the next [`sync_data`], which also tells if it failed. But only
 /// through another opening: the kernel tells each of lost bytes once, and this asks it.
 pub fn write_out(file: &File, range: Range<u64>) {
-    let flags = SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER;
+    // With all three the kernel knows that somebody waits. Without the first it takes this for its
+    // own write-back, and puts the caller to sleep for every few requests in the device's queue:
+    // a quarter of the CPU time of a body that is written out so.
+    let flags = SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER;
     let length = range.end.saturating_sub(range.start);
     let (from, length) = (range.start.cast_signed(), length.cast_signed());
     #[expect(unsafe_code, reason = "a system call that nix does not wrap")]
