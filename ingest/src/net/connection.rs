@@ -33,7 +33,7 @@ use super::socket::Socket;
 use super::wire::{Phase, Wire};
 
 /// One read of the socket: larger frames mean larger writes. Measured optimum; 2 MiB is slower.
-const READ_BUFFER_BYTES: usize = 1 << 20;
+pub(super) const READ_BUFFER_BYTES: usize = 1 << 20;
 /// Request line and headers together. `Upload-Metadata` has its own, smaller limit.
 const HEAD_BYTES_MAX: usize = 64 << 10;
 const HEADERS_MAX: usize = 100;

@@ -5,34 +5,84 @@
 //! of them is used. So buffers of this size begin at a page: of the one for writing only the page
 //! that holds an answer is ever touched. The pages of one that waits to be read into are given back
 //! to the kernel, which puts others in their place when they are written to.
+//!
+//! The buffers into which large bodies are read begin at a page too: the kernel copies a body into
+//! one and out of it again, from and to pages of its own, and does so faster if both begin alike.
+//! glibc finds aligned memory anew each time instead of what was given back, so what was is kept
+//! here for the next one.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::mem::MaybeUninit;
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, Ordering};
 
 use nix::libc;
+
+use super::connection::READ_BUFFER_BYTES;
 
 /// What hyper allocates for either buffer until a client fills one.
 const BUFFER_BYTES: usize = 8 << 10;
 /// Where the kernel's pages are larger, it gives no memory back, and nothing else is different.
 const PAGE_BYTES: usize = 4 << 10;
 
+/// Buffers of [`READ_BUFFER_BYTES`] that are kept, at most.
+const SPARE_MAX: usize = 32;
+
+static SPARE: [AtomicPtr<u8>; SPARE_MAX] = [const { AtomicPtr::new(ptr::null_mut()) }; SPARE_MAX];
+
 /// The system's allocator, but that buffers begin at a page.
 pub(crate) struct Paged;
+
+fn is_paged(size: usize) -> bool {
+    matches!(size, BUFFER_BYTES | READ_BUFFER_BYTES)
+}
+
+/// Whether such a block is kept when it is given back.
+fn is_spare(layout: Layout) -> bool {
+    layout.size() == READ_BUFFER_BYTES && layout.align() <= PAGE_BYTES
+}
+
+/// A buffer that was kept, if there is one.
+fn take_spare() -> Option<*mut u8> {
+    let kept = |spare: &&AtomicPtr<u8>| !spare.load(Ordering::Relaxed).is_null();
+    let mut taken = SPARE
+        .iter()
+        .filter(kept)
+        .map(|spare| spare.swap(ptr::null_mut(), Ordering::Acquire));
+    taken.find(|block| !block.is_null())
+}
+
+/// Keeps a buffer; whether there was room.
+fn keep_spare(block: *mut u8) -> bool {
+    let none = ptr::null_mut();
+    SPARE.iter().any(|spare| {
+        spare.load(Ordering::Relaxed).is_null()
+            && spare
+                .compare_exchange(none, block, Ordering::Release, Ordering::Relaxed)
+                .is_ok()
+    })
+}
 
 /// What is asked of the system for a block: the same each time for one size, so that a block is
 /// given back as what it was taken as.
 fn placed(layout: Layout) -> Layout {
-    match layout.size() {
-        BUFFER_BYTES => layout.align_to(PAGE_BYTES).unwrap_or(layout),
-        _ => layout,
+    match is_paged(layout.size()) {
+        true => layout.align_to(PAGE_BYTES).unwrap_or(layout),
+        false => layout,
     }
 }
 
 #[expect(unsafe_code, reason = "an allocator has no safe interface")]
 // SAFETY: every block is the system allocator's, asked for and given back with one layout, which
-// has the size that was asked for and no smaller alignment.
+// has the size that was asked for and no smaller alignment. One that is kept is nobody's: whoever
+// takes it leaves nothing in its place.
 unsafe impl GlobalAlloc for Paged {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if is_spare(layout)
+            && let Some(block) = take_spare()
+        {
+            return block;
+        }
         // SAFETY: the caller's promises are passed on.
         unsafe { System.alloc(placed(layout)) }
     }
@@ -43,12 +93,15 @@ unsafe impl GlobalAlloc for Paged {
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        if is_spare(layout) && keep_spare(block) {
+            return;
+        }
         // SAFETY: as above; it was taken so.
         unsafe { System.dealloc(block, placed(layout)) }
     }
 
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        if ![layout.size(), size].contains(&BUFFER_BYTES) {
+        if !is_paged(layout.size()) && !is_paged(size) {
             // SAFETY: as above.
             return unsafe { System.realloc(block, layout, size) };
         }
@@ -60,7 +113,7 @@ unsafe impl GlobalAlloc for Paged {
             // SAFETY: both have so many bytes, and the new one is nobody else's; the old one is
             // not used any more.
             unsafe {
-                std::ptr::copy_nonoverlapping(block, moved, layout.size().min(size));
+                ptr::copy_nonoverlapping(block, moved, layout.size().min(size));
                 self.dealloc(block, layout);
             }
         }
@@ -89,15 +142,26 @@ mod tests {
 
     #[test]
     fn a_buffer_begins_at_a_page() {
-        let buffers: Vec<Vec<u8>> = (0..10).map(|_| Vec::with_capacity(BUFFER_BYTES)).collect();
-        for buffer in buffers {
-            assert_eq!(buffer.as_ptr().align_offset(PAGE_BYTES), 0);
+        let sizes = [BUFFER_BYTES, READ_BUFFER_BYTES];
+        // More than are kept, and again when some are.
+        for _ in 0..2 {
+            let buffers: Vec<Vec<u8>> = (0..2 * SPARE_MAX)
+                .flat_map(|_| sizes.map(Vec::with_capacity))
+                .collect();
+            for buffer in &buffers {
+                assert_eq!(buffer.as_ptr().align_offset(PAGE_BYTES), 0);
+            }
         }
     }
 
     #[test]
     fn a_buffer_that_grows_or_shrinks_keeps_what_is_in_it() {
-        for (from, to) in [(BUFFER_BYTES, 3 * BUFFER_BYTES), (100, BUFFER_BYTES)] {
+        for (from, to) in [
+            (BUFFER_BYTES, 3 * BUFFER_BYTES),
+            (100, BUFFER_BYTES),
+            (BUFFER_BYTES, READ_BUFFER_BYTES),
+            (READ_BUFFER_BYTES, 2 * READ_BUFFER_BYTES),
+        ] {
             let mut buffer: Vec<u8> = Vec::with_capacity(from);
             buffer.extend((0..from).map(|at| at as u8));
             buffer.reserve_exact(to - from);
@@ -116,6 +180,26 @@ mod tests {
                     .enumerate()
                     .all(|(at, byte)| *byte == at as u8)
             );
+        }
+    }
+
+    #[test]
+    fn a_large_buffer_is_one_owner_s_at_a_time() {
+        let owner = |n: usize| {
+            move || {
+                for round in 0..200 {
+                    let mark = (n * 31 + round) as u8;
+                    let mut buffer: Vec<u8> = Vec::with_capacity(READ_BUFFER_BYTES);
+                    buffer.resize(READ_BUFFER_BYTES, mark);
+                    std::thread::yield_now();
+                    let is_mine = |at: usize| buffer[at] == mark;
+                    assert!((0..READ_BUFFER_BYTES).step_by(PAGE_BYTES).all(is_mine));
+                }
+            }
+        };
+        let owners: Vec<_> = (0..8).map(|n| std::thread::spawn(owner(n))).collect();
+        for owner in owners {
+            owner.join().unwrap();
         }
     }
 
