@@ -170,8 +170,8 @@ impl Audit<'_> {
             Some(Ok(bytes)) => bytes,
             Some(Err(error)) => return Some(Loss::Unreadable(entry.number, error.to_string())),
             None if self.promise == Promise::EveryOffset => return Some(Loss::Data(entry.number)),
-            // Gone, as it may be: btrfs was seen to keep a record's name and not the data's. But an
-            // offset would cover bytes that are not there.
+            // Gone, as it may be: where only the record was synced, btrfs keeps its name and not the
+            // data's. But an offset would cover bytes that are not there.
             None => Vec::new(),
         };
         if self.offset == Offset::FileSize {

@@ -190,8 +190,8 @@ impl Outbox {
         true
     }
 
-    /// Waits until nothing is being told for the first time. What waits for its next attempt is
-    /// not waited for.
+    /// Waits until nothing is owed of which this process knows. That may never be, where nobody can
+    /// be told: whoever calls it sets a limit.
     pub(super) async fn settled(&self) {
         while !self.owed().is_empty() {
             sleep(SETTLED_POLL).await;
