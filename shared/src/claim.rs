@@ -336,5 +336,4 @@ impl Claim {
 }
 
 #[cfg(test)]
-#[path = "claim_tests.rs"]
 pub(crate) mod tests;

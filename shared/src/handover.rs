@@ -493,5 +493,4 @@ fn ended(uploads: Looked, completed: Looked) -> (RecordAt, Box<Record>) {
 }
 
 #[cfg(test)]
-#[path = "handover_tests.rs"]
 mod tests;

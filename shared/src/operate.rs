@@ -274,5 +274,4 @@ fn with_locked(
 }
 
 #[cfg(test)]
-#[path = "operate_tests.rs"]
 mod tests;

@@ -322,5 +322,4 @@ impl Receiving {
 }
 
 #[cfg(test)]
-#[path = "receive_tests.rs"]
 mod tests;

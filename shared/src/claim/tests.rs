@@ -11,7 +11,6 @@ use crate::size::{Length, Offset};
 use crate::spool::Options;
 
 /// Of claims whose lock, name or data is gone before they are settled.
-#[path = "claim/lost_tests.rs"]
 mod lost;
 
 const RULES: Rules = Rules {
