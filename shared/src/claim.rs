@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use nix::sys::time::TimeSpec;
 
+use crate::burial;
 use crate::durable::{self, DiskError, OnPath};
 use crate::failpoint::{self, Failpoint};
 use crate::handover;
@@ -28,7 +29,6 @@ use crate::id::{ClaimId, UploadId};
 use crate::layout::{DataAt, Dir, RecordAt};
 use crate::lock::{DataLock, TryLock};
 use crate::record::{self, Record, RecordError, RecordFile};
-use crate::settle;
 use crate::spool::{Spool, changed_at};
 use crate::time::UnixTime;
 
@@ -132,7 +132,7 @@ pub fn try_claim(
         Err(RecordError::Unreadable { reason, .. }) => Some(format!("record: {reason}")),
     };
     if let Some(reason) = unfit {
-        settle::bury(spool, id, &lock, from, &reason, now)?;
+        burial::bury(spool, id, &lock, from, &reason, now)?;
         return Ok(TryClaim::Torn(reason));
     }
     failpoint::hit(Failpoint::ClaimLocked).on("claim", &path)?;
@@ -158,7 +158,7 @@ fn begin(
         Ok(opened) => opened,
         Err(RecordError::Disk(error)) => return Err(error),
         Err(RecordError::Unreadable { reason, .. }) => {
-            settle::bury(spool, id, &lock, DataAt::Claimed(claim), &reason, now)?;
+            burial::bury(spool, id, &lock, DataAt::Claimed(claim), &reason, now)?;
             return Ok(TryClaim::Torn(reason));
         }
     };

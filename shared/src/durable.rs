@@ -200,6 +200,17 @@ pub fn rename(from: &Path, to: &Path) -> Result<(), DiskError> {
     std::fs::rename(from, to).on("rename", from)
 }
 
+/// Renames, replacing what is at `to`, unless somebody has done it before: nothing is at `from`.
+///
+/// # Errors
+/// As rename(2), but for the absence of `from`.
+pub fn rename_if_there(from: &Path, to: &Path) -> Result<(), DiskError> {
+    match rename(from, to) {
+        Err(error) if error.is_missing() => Ok(()),
+        result => result,
+    }
+}
+
 /// Renames without replacing: `AlreadyExists` if `to` is there. Where the filesystem lacks
 /// `RENAME_NOREPLACE` (gluster answers `EINVAL`), a link and an unlink do the same, and for a
 /// moment the file has both names. If it has both already, because somebody died in that moment,

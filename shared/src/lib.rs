@@ -18,6 +18,7 @@ pub mod handover;
 pub mod lookup;
 pub mod receive;
 
+pub mod burial;
 pub mod claim;
 pub mod host;
 pub mod operate;

@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::burial;
 use crate::claim::ClaimState;
 use crate::durable::{self, DiskError, OnPath};
 use crate::ending;
@@ -18,7 +19,6 @@ use crate::layout::{DataAt, Dir, RecordAt};
 use crate::lock::{DataLock, TryLock};
 use crate::operate;
 use crate::record::{self, Attempt, Place, Record, RecordError};
-use crate::settle;
 use crate::spool::{Spool, changed_at};
 use crate::time::UnixTime;
 
@@ -116,7 +116,7 @@ pub fn recover(
         Ok((_, record)) => record,
         Err(RecordError::Disk(error)) if !error.is_missing() => return Err(error),
         Err(error) => {
-            settle::bury(
+            burial::bury(
                 spool,
                 id,
                 &lock,
@@ -189,7 +189,7 @@ fn requeue(
         || record.place == Place::Completed && state.is_some();
     if record.place == Place::Failed {
         let reason = "dead letter, found half buried";
-        settle::bury(spool, id, lock, from, &last_error(&record, reason), now)?;
+        burial::bury(spool, id, lock, from, &last_error(&record, reason), now)?;
         durable::unlink(&layout.state(id, claim))?;
         return Ok(Orphan::Dead);
     }
@@ -216,15 +216,14 @@ fn requeue(
     } else {
         DataAt::Completed
     });
-    let durably = spool.durability().syncs_finish();
     let record_path = layout.record(id, RecordAt::Completed);
-    spool.replace_record(record_path, Dir::Claimed, id, &record, durably)?;
+    spool.replace_record(record_path, Dir::Claimed, id, &record)?;
     if used_up {
         let reason = format!(
             "all {} attempts are used up; the last consumer died",
             record.attempts
         );
-        settle::bury(spool, id, lock, from, &reason, now)?;
+        burial::bury(spool, id, lock, from, &reason, now)?;
     } else {
         let to = layout.data(id, DataAt::Completed);
         durable::rename_noreplace(&layout.data(id, from), &to)?;

@@ -1,24 +1,24 @@
-//! How a claim ends: delivered, retried, dead or put back. And how a dead letter is buried.
+//! How a claim ends. Each ending is an order of steps, chosen so that a crash between two of them
+//! leaves something that the next consumer can tell apart and finish:
 //!
-//! Delivered: the receipt durable, own claimed name unlinked, record moved. "Data and a record
-//! that says delivered" is always safe to remove. Retry: the record tells the next time, then the
-//! data moves. Dead: the record says so, the reason is written, then data, then record.
+//! - *delivered*: the receipt is made durable, then the data's claimed name goes, then the record
+//!   leaves `completed/`. Data beside a record that says "delivered" can always be removed.
+//! - *retried*, *put back*, *held*: the record tells where the data goes and when it may be tried
+//!   again, then the data gets its new name.
+//! - *dead*: the record says so, then the upload is buried (see [`crate::burial`]).
+//!
+//! The claim's state goes last of all: a state without data means a settling that was cut short.
 
-use std::fs::File;
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::burial;
 use crate::claim::Claim;
 use crate::durable::{self, DiskError, OnPath};
 use crate::failpoint::{self, Failpoint};
-use crate::id::UploadId;
 use crate::layout::{DataAt, Dir, NOT_BEFORE_MAX, RecordAt};
-use crate::lock::DataLock;
-use crate::record::{self, Attempt, Place, Record, RecordError};
-use crate::spool::Spool;
+use crate::record::{self, Attempt, Place};
 use crate::time::UnixTime;
 
 /// What came of settling.
@@ -31,21 +31,6 @@ pub enum Settled {
     /// The command had moved the data out of the spool and then failed. There is nothing to try
     /// again with; the record lies in `failed/` with the reason, and without data.
     DataTaken,
-}
-
-/// Why an upload lies in `failed/`: the content of `{id}.reason.json`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Reason {
-    /// The upload.
-    pub id: UploadId,
-    /// Why it is here, in one line.
-    pub final_reason: String,
-    /// Since when.
-    pub failed_at: UnixTime,
-    /// Attempts begun.
-    pub attempts_begun: u32,
-    /// The attempts that failed, oldest first.
-    pub attempts: Vec<Attempt>,
 }
 
 impl Claim {
@@ -85,7 +70,7 @@ impl Claim {
             self.record.rest.result = result;
             let (id, record) = (self.id, &self.record);
             self.spool
-                .replace_record(receipt, Dir::Claimed, id, record, durably)?;
+                .replace_record(receipt, Dir::Claimed, id, record)?;
             if durably {
                 self.spool.sync_dir(Dir::Receipts)?;
             }
@@ -203,7 +188,7 @@ impl Claim {
         self.record.set_place(DataAt::Failed);
         self.replace_record()?;
         let from = DataAt::Claimed(self.claim);
-        inter(&self.spool, self.id, from, Some(&self.record), reason, now)?;
+        burial::move_to_failed(&self.spool, self.id, from, Some(&self.record), reason, now)?;
         self.remove_state()?;
         self.release(&path)
     }
@@ -227,8 +212,8 @@ impl Claim {
         self.replace_record()?;
         let why = format!("the command moved the data out of the spool and failed: {error}");
         let (spool, id) = (&self.spool, self.id);
-        write_reason(spool, id, Some(&self.record), &why, UnixTime::now())?;
-        move_if_there(
+        burial::write_reason(spool, id, Some(&self.record), &why, UnixTime::now())?;
+        durable::rename_if_there(
             &self.record_path(),
             &spool.layout().record(id, RecordAt::Failed),
         )?;
@@ -241,11 +226,10 @@ impl Claim {
     }
 
     fn replace_record(&mut self) -> Result<(), DiskError> {
-        let durably = self.spool.durability().syncs_finish();
         let path = self.record_path();
-        self.file =
-            self.spool
-                .replace_record(path, Dir::Claimed, self.id, &self.record, durably)?;
+        self.file = self
+            .spool
+            .replace_record(path, Dir::Claimed, self.id, &self.record)?;
         Ok(())
     }
 
@@ -261,14 +245,13 @@ impl Claim {
                 if !removed {
                     return Ok(false);
                 }
-                let durably = self.spool.durability().syncs_finish();
                 let (id, record) = (self.id, &self.record);
                 self.spool
-                    .replace_record(receipt, Dir::Claimed, id, record, durably)?;
+                    .replace_record(receipt, Dir::Claimed, id, record)?;
                 durable::unlink(&record_path)?;
             }
             // Somebody may have found the state without its data and finished this already.
-            _ => move_if_there(&record_path, &receipt)?,
+            _ => durable::rename_if_there(&record_path, &receipt)?,
         }
         Ok(true)
     }
@@ -291,160 +274,4 @@ impl Claim {
         self.lock.unlock(path)?;
         Ok(Settled::Done)
     }
-}
-
-/// Moves an upload that cannot be processed as it is to `failed/`. The caller holds the lock.
-///
-/// # Errors
-/// As the steps.
-pub fn bury(
-    spool: &Spool,
-    id: UploadId,
-    lock: &DataLock,
-    from: DataAt,
-    reason: &str,
-    now: UnixTime,
-) -> Result<(), DiskError> {
-    bury_if(spool, id, lock, from, reason, now, |_| true).map(|_| ())
-}
-
-/// As [`bury`], if the record satisfies a condition; `None` is one that is missing or cannot be
-/// read. Whether it was done.
-///
-/// # Errors
-/// As the steps.
-pub fn bury_if(
-    spool: &Spool,
-    id: UploadId,
-    lock: &DataLock,
-    from: DataAt,
-    reason: &str,
-    now: UnixTime,
-    condition: impl FnOnce(Option<&Record>) -> bool,
-) -> Result<bool, DiskError> {
-    let layout = spool.layout();
-    let record_at = if from == DataAt::Uploads {
-        RecordAt::Uploads
-    } else {
-        RecordAt::Completed
-    };
-    let record_path = layout.record(id, record_at);
-    let temp_dir = crate::ending::temp_dir(record_at);
-    let opened = match spool.open_record(record_path.clone(), temp_dir, id) {
-        Err(RecordError::Disk(error)) if !error.is_missing() => return Err(error),
-        opened => opened.ok(),
-    };
-    if !condition(opened.as_ref().map(|(_, record)| record)) {
-        return Ok(false);
-    }
-    let mut record = None;
-    if let Some((file, mut told)) = opened {
-        told.set_place(DataAt::Failed);
-        file.write_head(&told)?;
-        if spool.durability().syncs_finish() {
-            file.sync()?;
-        }
-        record = Some(told);
-    }
-    inter(spool, id, from, record.as_ref(), reason, now)?;
-    if record_at == RecordAt::Uploads {
-        move_if_there(&record_path, &layout.record(id, RecordAt::Failed))?;
-    }
-    lock.unlock(&layout.data(id, DataAt::Failed))?;
-    Ok(true)
-}
-
-/// Reason, then data, then record, into `failed/`; all durable at the end.
-fn inter(
-    spool: &Spool,
-    id: UploadId,
-    from: DataAt,
-    record: Option<&Record>,
-    reason: &str,
-    now: UnixTime,
-) -> Result<(), DiskError> {
-    let layout = spool.layout();
-    let durably = spool.durability().syncs_finish();
-    let path = layout.data(id, from);
-    write_reason(spool, id, record, reason, now)?;
-    failpoint::hit(Failpoint::SettleReasonWritten).on("bury", &path)?;
-    durable::rename_noreplace(&path, &layout.data(id, DataAt::Failed))?;
-    failpoint::hit(Failpoint::SettleDataFailed).on("bury", &path)?;
-    move_if_there(
-        &layout.record(id, RecordAt::Completed),
-        &layout.record(id, RecordAt::Failed),
-    )?;
-    if durably {
-        spool.sync_dir(Dir::Failed)?;
-    }
-    Ok(())
-}
-
-fn write_reason(
-    spool: &Spool,
-    id: UploadId,
-    record: Option<&Record>,
-    reason: &str,
-    now: UnixTime,
-) -> Result<(), DiskError> {
-    let reason = Reason {
-        id,
-        final_reason: reason.to_owned(),
-        failed_at: now,
-        attempts_begun: record.map_or(0, |record| record.attempts),
-        attempts: record
-            .map(|record| record.rest.history.clone())
-            .unwrap_or_default(),
-    };
-    let bytes = serde_json::to_vec_pretty(&reason).unwrap_or_default();
-    let durably = spool.durability().syncs_finish();
-    let path = spool.layout().reason(id);
-    // Nobody asks for a reason before the data lies beside it: it may be written under its own name,
-    // which saves a rename. One that is there was left by a burial that was cut short.
-    match spool.create_file(&path) {
-        Ok(file) => write_whole(file, &path, &bytes, durably),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            replace_file(spool, &path, id, &bytes, durably)
-        }
-        Err(error) => Err(error),
-    }
-}
-
-fn move_if_there(from: &Path, to: &Path) -> Result<(), DiskError> {
-    match durable::rename(from, to) {
-        Err(error) if error.is_missing() => Ok(()),
-        result => result,
-    }
-}
-
-/// Writes a small file of an upload anew: temporary file in `claimed/`, renamed.
-///
-/// # Errors
-/// As write(2), fdatasync(2), rename(2); the old file is untouched then.
-pub(crate) fn replace_file(
-    spool: &Spool,
-    path: &Path,
-    id: UploadId,
-    bytes: &[u8],
-    durably: bool,
-) -> Result<(), DiskError> {
-    let temp = spool.temp(Dir::Claimed, id);
-    write_whole(spool.create_file(&temp)?, &temp, bytes, durably)?;
-    if let Err(error) = durable::rename(&temp, path) {
-        durable::unlink(&temp)?;
-        return Err(error);
-    }
-    Ok(())
-}
-
-/// Writes a new file; nothing is left of it if that fails.
-fn write_whole(mut file: File, path: &Path, bytes: &[u8], durably: bool) -> Result<(), DiskError> {
-    let mut written = file.write_all(bytes).on("write", path);
-    if durably {
-        written = written.and_then(|()| durable::sync_data(&file, path));
-    }
-    if written.is_err() {
-        durable::unlink(path)?;
-    }
-    written
 }

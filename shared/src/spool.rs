@@ -214,8 +214,51 @@ impl Spool {
         self.layout.temp(dir, id, ClaimId::generate())
     }
 
-    /// Puts a whole new record in the place of `path`: temporary file in `temp_dir`, synced if
-    /// `durably`, renamed. The rename itself is not synced.
+    /// Writes a file that must not exist; its content durable on return if asked for.
+    ///
+    /// # Errors
+    /// As open(2), write(2), fdatasync(2); nothing is left behind then, but for a file that was
+    /// there before (`AlreadyExists`).
+    pub(crate) fn create_whole(
+        &self,
+        path: &Path,
+        bytes: &[u8],
+        durably: bool,
+    ) -> Result<(), DiskError> {
+        let mut file = self.create_file(path)?;
+        let mut written = file.write_all(bytes).on("write", path);
+        if durably {
+            written = written.and_then(|()| durable::sync_data(&file, path));
+        }
+        if written.is_err() {
+            durable::unlink(path)?;
+        }
+        written
+    }
+
+    /// Writes a small file of an upload anew: temporary file in `claimed/`, its content durable if
+    /// asked for, renamed. The rename itself is not synced.
+    ///
+    /// # Errors
+    /// As write(2), fdatasync(2), rename(2); the old file is untouched then.
+    pub(crate) fn replace_file(
+        &self,
+        path: &Path,
+        id: UploadId,
+        bytes: &[u8],
+        durably: bool,
+    ) -> Result<(), DiskError> {
+        let temp = self.temp(Dir::Claimed, id);
+        self.create_whole(&temp, bytes, durably)?;
+        if let Err(error) = durable::rename(&temp, path) {
+            durable::unlink(&temp)?;
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    /// Puts a whole new record in the place of `path`: temporary file in `temp_dir`, synced unless
+    /// nothing is (`--durability none`), renamed. The rename itself is not synced.
     ///
     /// # Errors
     /// As write(2), fdatasync(2), rename(2); the old record is untouched then.
@@ -225,11 +268,13 @@ impl Spool {
         temp_dir: Dir,
         id: UploadId,
         record: &Record,
-        durably: bool,
     ) -> Result<RecordFile, DiskError> {
         let temp = self.temp(temp_dir, id);
         let mut file = self.create_record(temp.clone(), record)?;
-        let synced = if durably { file.sync() } else { Ok(()) };
+        let synced = match self.options.durability.syncs_finish() {
+            true => file.sync(),
+            false => Ok(()),
+        };
         if let Err(error) = synced.and_then(|()| durable::rename(&temp, &path)) {
             durable::unlink(&temp)?;
             return Err(error);
@@ -253,9 +298,8 @@ impl Spool {
         if file.has_head() {
             return Ok((file, record));
         }
-        let durably = self.options.durability.syncs_finish();
         record.format = Some(crate::record::FORMAT);
-        let file = self.replace_record(path, temp_dir, id, &record, durably)?;
+        let file = self.replace_record(path, temp_dir, id, &record)?;
         Ok((file, record))
     }
 

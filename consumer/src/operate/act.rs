@@ -3,13 +3,13 @@
 use std::io::{self, Write};
 use std::sync::Arc;
 
+use shared::burial::Reason;
 use shared::durable::{self, DiskError, OnPath};
 use shared::ending::{self, End};
 use shared::id::{ClaimId, UploadId};
 use shared::layout::{DataAt, Dir, Entry, RecordAt};
 use shared::operate::{self, Operated};
 use shared::record::Place;
-use shared::settle::Reason;
 use shared::spool::Spool;
 use shared::startup::Failure;
 use shared::time::UnixTime;

@@ -4,6 +4,7 @@ use std::fs::Metadata;
 use std::path::Path;
 use std::sync::Arc;
 
+use shared::burial;
 use shared::durable::{self, DiskError, OnPath};
 use shared::ending::{self, End};
 use shared::failpoint::{self, Failpoint};
@@ -14,7 +15,6 @@ use shared::lock::{DataLock, TryLock};
 use shared::operate::{self, Operated};
 use shared::orphan::{self, Orphan};
 use shared::record::{self, Place, Record};
-use shared::settle;
 use shared::spool::Spool;
 
 use crate::look::{Look, last_trace, record_home};
@@ -149,7 +149,7 @@ impl Deeds<'_> {
         };
         let why = "nobody claimed it in time";
         let now = self.look.now;
-        let buried = settle::bury_if(self.quick, id, &lock, at, why, now, is_due)?;
+        let buried = burial::bury_if(self.quick, id, &lock, at, why, now, is_due)?;
         Ok(if buried { Done::Yes } else { Done::Changed })
     }
 
@@ -221,7 +221,7 @@ impl Deeds<'_> {
         lock: &DataLock,
         reason: &str,
     ) -> Result<Done, DiskError> {
-        settle::bury(self.spool, id, lock, at, reason, self.look.now).map(|()| Done::Yes)
+        burial::bury(self.spool, id, lock, at, reason, self.look.now).map(|()| Done::Yes)
     }
 
     /// Why data cannot be processed as it is.

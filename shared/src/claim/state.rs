@@ -18,7 +18,6 @@ use serde_json::Value;
 use crate::durable::{self, DiskError, OnPath};
 use crate::id::UploadId;
 use crate::record::HEAD_LEN as SECTOR;
-use crate::settle;
 use crate::spool::Spool;
 use crate::time::UnixTime;
 
@@ -97,7 +96,7 @@ impl StateFile {
         }
         if SECTOR < bytes.len().max(self.length) {
             self.length = bytes.len();
-            return settle::replace_file(spool, path, id, &bytes, durably);
+            return spool.replace_file(path, id, &bytes, durably);
         }
         // Blanks over what is left of a longer one.
         bytes.resize(bytes.len().max(self.length), b' ');

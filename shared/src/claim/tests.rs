@@ -191,7 +191,7 @@ fn a_dead_letter_keeps_data_record_and_reason_and_can_be_retried() {
     );
     assert_eq!(case.state(), State::Failed);
     let reason = std::fs::read(case.spool.layout().reason(case.id)).unwrap();
-    let reason: settle::Reason = serde_json::from_slice(&reason).unwrap();
+    let reason: burial::Reason = serde_json::from_slice(&reason).unwrap();
     assert_eq!(
         (reason.final_reason.as_str(), reason.attempts),
         ("exit 65", vec![failed(1)])

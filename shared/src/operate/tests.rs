@@ -102,7 +102,7 @@ fn data_whose_record_does_not_know_of_its_burial_is_buried_and_not_removed() {
     let mut record = case.record();
     record.set_place(DataAt::Deferred(7));
     case.spool
-        .replace_record(failed.clone(), Dir::Claimed, case.id, &record, false)
+        .replace_record(failed.clone(), Dir::Claimed, case.id, &record)
         .unwrap();
     durable::rename(&failed, &completed).unwrap();
     settle_backward(&case.spool, case.id).unwrap();
@@ -133,7 +133,7 @@ fn half_a_reason_is_written_anew_by_who_buries_the_upload_after_that() {
     std::fs::write(&reason, "{\"id\":").unwrap();
     case.claim().dead(None, "no", now(4)).unwrap();
     let written = std::fs::read(&reason).unwrap();
-    let written: crate::settle::Reason = serde_json::from_slice(&written).unwrap();
+    let written: crate::burial::Reason = serde_json::from_slice(&written).unwrap();
     assert_eq!(written.final_reason, "no");
     assert_eq!(
         case.names(),

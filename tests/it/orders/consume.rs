@@ -1,4 +1,4 @@
-//! What consumers do, as `shared::claim`, `shared::settle` and `shared::orphan` do it.
+//! What consumers do, as `shared::claim`, `shared::settle`, `shared::burial` and `shared::orphan` do it.
 
 use shared::layout::RecordAt;
 use shared::record::Place;

@@ -332,7 +332,7 @@ pub(crate) fn finish_ending(s: &mut Steps, name: Name, at: RecordAt) -> Run<()> 
     Ok(())
 }
 
-/// `shared::settle::bury`: the caller holds the lock.
+/// `shared::burial::bury`: the caller holds the lock.
 pub(crate) fn bury(s: &mut Steps, from: Name) -> Run<()> {
     if s.has_slip(Slip::TornIsRemoved) {
         return s.unlink(from);

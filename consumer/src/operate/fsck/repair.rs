@@ -1,5 +1,6 @@
 //! The way out of what is wrong with an upload.
 
+use shared::burial;
 use shared::claim;
 use shared::durable::{self, DiskError};
 use shared::ending;
@@ -10,7 +11,6 @@ use shared::lock::{DataLock, TryLock};
 use shared::operate;
 use shared::orphan::{self, Rules};
 use shared::record::{self, Place};
-use shared::settle;
 
 use super::judge::{Wrong, home, judge};
 use super::{Look, Names, names_of};
@@ -150,7 +150,7 @@ fn one_name(look: &Look<'_>, id: UploadId, names: &Names) -> Result<(), DiskErro
             at.dir().name()
         );
         durable::rename_noreplace(&path, &layout.data(rescued, DataAt::Completed))?;
-        settle::bury(
+        burial::bury(
             look.spool,
             rescued,
             &other,
@@ -221,7 +221,7 @@ fn expire(look: &Look<'_>, id: UploadId, at: RecordAt) -> Result<(), DiskError> 
 fn bury(look: &Look<'_>, id: UploadId, why: &str) -> Result<(), DiskError> {
     for at in names_of(look.spool, id)?.data {
         if let TryLock::Held(lock) = DataLock::try_lock(&look.spool.layout().data(id, at))? {
-            return settle::bury(look.spool, id, &lock, at, why, look.now);
+            return burial::bury(look.spool, id, &lock, at, why, look.now);
         }
     }
     Ok(())

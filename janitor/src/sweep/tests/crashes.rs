@@ -5,9 +5,9 @@ use shared::ending;
 use shared::failpoint::scoped;
 use shared::operate;
 
+use shared::burial;
 use shared::failpoint::Failpoint;
 use shared::lock::{DataLock, TryLock};
-use shared::settle;
 
 use super::*;
 
@@ -157,7 +157,7 @@ fn a_burial_is_finished() {
             let TryLock::Held(lock) = DataLock::try_lock(&path).unwrap() else {
                 panic!()
             };
-            settle::bury(&spool.spool, id, &lock, at, "torn", UnixTime::now()).ok();
+            burial::bury(&spool.spool, id, &lock, at, "torn", UnixTime::now()).ok();
         };
         stopped_everywhere(prepare, bury, &[COMPLETED, FAILED]);
     }

@@ -78,7 +78,7 @@ fn a_claim_whose_taker_comes_too_late_is_settled_with_its_own_receipt() {
     record.set_place(DataAt::Completed);
     let path = claim.record_path();
     case.spool
-        .replace_record(path, Dir::Claimed, case.id, &record, false)
+        .replace_record(path, Dir::Claimed, case.id, &record)
         .unwrap();
     assert_eq!(
         claim.tell_delivered(None, None, now(4)).unwrap(),
