@@ -13,7 +13,7 @@ use crate::ending;
 use crate::failpoint::{self, Failpoint};
 use crate::id::UploadId;
 use crate::layout::{DataAt, Dir, RecordAt};
-use crate::lock::DataLock;
+use crate::locked::Locked;
 use crate::record::{Attempt, Record, RecordError};
 use crate::spool::Spool;
 use crate::time::UnixTime;
@@ -33,19 +33,12 @@ pub struct Reason {
     pub attempts: Vec<Attempt>,
 }
 
-/// Moves an upload that cannot be processed as it is to `failed/`. The caller holds the lock.
+/// Moves an upload that cannot be processed as it is to `failed/`, and gives up its lock.
 ///
 /// # Errors
 /// As the steps.
-pub fn bury(
-    spool: &Spool,
-    id: UploadId,
-    lock: &DataLock,
-    from: DataAt,
-    reason: &str,
-    now: UnixTime,
-) -> Result<(), DiskError> {
-    bury_if(spool, id, lock, from, reason, now, |_| true).map(|_| ())
+pub fn bury(locked: Locked<'_>, reason: &str, now: UnixTime) -> Result<(), DiskError> {
+    bury_if(locked, reason, now, |_| true).map(drop)
 }
 
 /// As [`bury`], if the record satisfies a condition; `None` is one that is missing or cannot be
@@ -54,19 +47,21 @@ pub fn bury(
 /// # Errors
 /// As the steps.
 pub fn bury_if(
-    spool: &Spool,
-    id: UploadId,
-    lock: &DataLock,
-    from: DataAt,
+    locked: Locked<'_>,
     reason: &str,
     now: UnixTime,
     condition: impl FnOnce(Option<&Record>) -> bool,
 ) -> Result<bool, DiskError> {
+    let Locked {
+        spool,
+        id,
+        at,
+        lock,
+    } = locked;
     let layout = spool.layout();
-    let record_at = if from == DataAt::Uploads {
-        RecordAt::Uploads
-    } else {
-        RecordAt::Completed
+    let record_at = match at {
+        DataAt::Uploads => RecordAt::Uploads,
+        _ => RecordAt::Completed,
     };
     let record_path = layout.record(id, record_at);
     let temp_dir = ending::temp_dir(record_at);
@@ -86,7 +81,7 @@ pub fn bury_if(
         }
         record = Some(told);
     }
-    move_to_failed(spool, id, from, record.as_ref(), reason, now)?;
+    move_to_failed(locked, record.as_ref(), reason, now)?;
     if record_at == RecordAt::Uploads {
         durable::rename_if_there(&record_path, &layout.record(id, RecordAt::Failed))?;
     }
@@ -96,16 +91,14 @@ pub fn bury_if(
 
 /// Reason, then data, then record, into `failed/`; all durable at the end.
 pub(crate) fn move_to_failed(
-    spool: &Spool,
-    id: UploadId,
-    from: DataAt,
+    locked: Locked<'_>,
     record: Option<&Record>,
     reason: &str,
     now: UnixTime,
 ) -> Result<(), DiskError> {
+    let Locked { spool, id, .. } = locked;
     let layout = spool.layout();
-    let durably = spool.durability().syncs_finish();
-    let path = layout.data(id, from);
+    let path = locked.path();
     write_reason(spool, id, record, reason, now)?;
     failpoint::hit(Failpoint::SettleReasonWritten).on("bury", &path)?;
     durable::rename_noreplace(&path, &layout.data(id, DataAt::Failed))?;
@@ -114,7 +107,7 @@ pub(crate) fn move_to_failed(
         &layout.record(id, RecordAt::Completed),
         &layout.record(id, RecordAt::Failed),
     )?;
-    if durably {
+    if spool.durability().syncs_finish() {
         spool.sync_dir(Dir::Failed)?;
     }
     Ok(())

@@ -22,12 +22,14 @@ use nix::sys::time::TimeSpec;
 
 use crate::burial;
 use crate::durable::{self, DiskError, OnPath};
+use crate::ending;
 use crate::failpoint::{self, Failpoint};
 use crate::handover;
 use crate::host::{self, Host};
 use crate::id::{ClaimId, UploadId};
 use crate::layout::{DataAt, Dir, RecordAt};
 use crate::lock::{DataLock, TryLock};
+use crate::locked::Locked;
 use crate::record::{self, Record, RecordError, RecordFile};
 use crate::spool::{Spool, changed_at};
 use crate::time::UnixTime;
@@ -100,10 +102,16 @@ pub fn try_claim(
         TryLock::Busy => return Ok(TryClaim::Busy),
         TryLock::Missing => return Ok(TryClaim::Gone),
     };
+    let locked = Locked {
+        spool,
+        id,
+        at: from,
+        lock: &lock,
+    };
     let record_path = layout.record(id, RecordAt::Completed);
     let unfit = match record::read(&record_path) {
         Ok(record) if record.place.is_ending() => {
-            crate::ending::finish(spool, id, &lock, from, RecordAt::Completed)?;
+            ending::finish(locked, RecordAt::Completed)?;
             return Ok(TryClaim::Gone);
         }
         Ok(record) => {
@@ -112,7 +120,11 @@ pub fn try_claim(
         }
         Err(RecordError::Disk(error)) if error.is_missing() => {
             // A hand-over that a power cut left half done, a delayed listing, or nobody's data.
-            match handover::recover_locked(spool, id, &lock, DataAt::Completed, now)? {
+            let completed = Locked {
+                at: DataAt::Completed,
+                ..locked
+            };
+            match handover::recover_locked(completed, now)? {
                 handover::Recovered::Completed { by_us: true } => return Ok(TryClaim::Busy),
                 // Or a second name of one that has ended.
                 handover::Recovered::Ended(_) => {
@@ -132,7 +144,7 @@ pub fn try_claim(
         Err(RecordError::Unreadable { reason, .. }) => Some(format!("record: {reason}")),
     };
     if let Some(reason) = unfit {
-        burial::bury(spool, id, &lock, from, &reason, now)?;
+        burial::bury(locked, &reason, now)?;
         return Ok(TryClaim::Torn(reason));
     }
     failpoint::hit(Failpoint::ClaimLocked).on("claim", &path)?;
@@ -158,7 +170,13 @@ fn begin(
         Ok(opened) => opened,
         Err(RecordError::Disk(error)) => return Err(error),
         Err(RecordError::Unreadable { reason, .. }) => {
-            burial::bury(spool, id, &lock, DataAt::Claimed(claim), &reason, now)?;
+            let locked = Locked {
+                spool,
+                id,
+                at: DataAt::Claimed(claim),
+                lock: &lock,
+            };
+            burial::bury(locked, &reason, now)?;
             return Ok(TryClaim::Torn(reason));
         }
     };
@@ -283,6 +301,16 @@ impl Claim {
     #[must_use]
     pub fn data(&self) -> &File {
         self.lock.file()
+    }
+
+    /// The upload under its claimed name, for the steps that want its lock held.
+    pub(crate) fn locked(&self) -> Locked<'_> {
+        Locked {
+            spool: &self.spool,
+            id: self.id,
+            at: DataAt::Claimed(self.claim),
+            lock: &self.lock,
+        }
     }
 
     /// Whether the claimed name is still there and still ours. If not, the claim was lost.

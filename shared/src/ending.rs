@@ -11,13 +11,13 @@
 //! record that promises bytes beside data that has lost them: names change in their order.
 
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
 
 use crate::durable::{self, DiskError, OnPath};
 use crate::failpoint::{self, Failpoint};
 use crate::id::UploadId;
 use crate::layout::{DataAt, Dir, RecordAt};
 use crate::lock::{DataLock, TryLock};
+use crate::locked::Locked;
 use crate::lookup;
 use crate::record::{Place, Record, RecordError, RecordFile};
 use crate::spool::Spool;
@@ -79,8 +79,14 @@ pub fn end_if(
                 TryLock::Busy => return Ok(End::Busy),
                 TryLock::Missing => continue,
             };
-            let places = (at, found.at);
-            return end_locked(spool, id, &lock, places, now, |record| {
+            let lock = &lock;
+            let locked = Locked {
+                spool,
+                id,
+                at,
+                lock,
+            };
+            return end_locked(locked, found.at, now, |record| {
                 condition(record).then_some(how)
             });
         }
@@ -119,28 +125,27 @@ fn end_without_data(
     Ok(End::Ended)
 }
 
-/// Ends an upload of which the caller holds the lock and knows where data and record are, in the way
-/// that `decide` names for the record; not at all if it names none.
+/// Ends an upload whose record lies at `record_at`, in the way that `decide` names for the record;
+/// not at all if it names none.
 ///
 /// # Errors
 /// As [`end`].
 pub fn end_locked(
-    spool: &Spool,
-    id: UploadId,
-    lock: &DataLock,
-    (data_at, record_at): (DataAt, RecordAt),
+    locked: Locked<'_>,
+    record_at: RecordAt,
     now: UnixTime,
     decide: impl FnOnce(&Record) -> Option<Place>,
 ) -> Result<End, DiskError> {
+    let Locked { spool, id, .. } = locked;
     let path = spool.layout().record(id, record_at);
-    let (file, mut record) = match open_record(spool, id, lock, data_at, record_at) {
+    let (file, mut record) = match open_record(locked, record_at) {
         Ok(opened) => opened,
         Err(RecordError::Disk(error)) if error.is_missing() => return Ok(End::Busy),
         Err(RecordError::Disk(error)) => return Err(error),
         Err(RecordError::Unreadable { .. }) => return Ok(End::Missing),
     };
     if record.place.is_ending() {
-        finish(spool, id, lock, data_at, record_at)?;
+        finish(locked, record_at)?;
         return Ok(End::Already(record.place));
     }
     let Some(how) = decide(&record) else {
@@ -151,9 +156,8 @@ pub fn end_locked(
         // A filesystem that overwrites nothing in place (btrfs) needs room even for this, and has
         // it only once the freed blocks are known to be free.
         Err(error) if error.is_full() => {
-            let data = spool.layout().data(id, data_at);
-            cut(lock, &data)?;
-            durable::sync_data(lock.file(), &data)?;
+            cut(locked)?;
+            durable::sync_data(locked.lock.file(), &locked.path())?;
             file.write_head(&record)?;
         }
         written => written?,
@@ -166,43 +170,36 @@ pub fn end_locked(
         drop(spool.create_file(&spool.layout().event(id)));
     }
     failpoint::hit(Failpoint::EndRecorded).on("end", &path)?;
-    finish(spool, id, lock, data_at, record_at)?;
+    finish(locked, record_at)?;
     Ok(End::Ended)
 }
 
 /// Opens the record for writing; one of tussi's must be replaced first, for which a full disk has
 /// no room until the data has made some.
 fn open_record(
-    spool: &Spool,
-    id: UploadId,
-    lock: &DataLock,
-    data_at: DataAt,
+    locked: Locked<'_>,
     record_at: RecordAt,
 ) -> Result<(RecordFile, Record), RecordError> {
+    let Locked { spool, id, .. } = locked;
     let path = spool.layout().record(id, record_at);
     let temp_dir = temp_dir(record_at);
     match spool.open_record(path.clone(), temp_dir, id) {
         Err(RecordError::Disk(error)) if error.is_full() => {
-            cut(lock, &spool.layout().data(id, data_at))?;
+            cut(locked)?;
             spool.open_record(path, temp_dir, id)
         }
         result => result,
     }
 }
 
-/// Takes the steps that are left once the record tells an ending. The caller holds the lock.
+/// Takes the steps that are left once the record, which lies at `record_at`, tells an ending.
 ///
 /// # Errors
 /// As ftruncate(2), rename(2), unlink(2).
-pub fn finish(
-    spool: &Spool,
-    id: UploadId,
-    lock: &DataLock,
-    data_at: DataAt,
-    record_at: RecordAt,
-) -> Result<(), DiskError> {
-    let layout = spool.layout();
-    let data: PathBuf = layout.data(id, data_at);
+pub fn finish(locked: Locked<'_>, record_at: RecordAt) -> Result<(), DiskError> {
+    let id = locked.id;
+    let layout = locked.spool.layout();
+    let data = locked.path();
     if record_at != RecordAt::Receipts {
         let (from, to) = (
             layout.record(id, record_at),
@@ -210,14 +207,14 @@ pub fn finish(
         );
         match durable::rename(&from, &to) {
             Err(error) if error.is_full() => {
-                cut(lock, &data)?;
+                cut(locked)?;
                 durable::rename(&from, &to)?;
             }
             moved => moved?,
         }
     }
     failpoint::hit(Failpoint::EndReceiptMoved).on("end", &data)?;
-    cut(lock, &data)?;
+    cut(locked)?;
     failpoint::hit(Failpoint::EndDataCut).on("end", &data)?;
     durable::unlink(&data)?;
     if record_at == RecordAt::Failed {
@@ -228,14 +225,15 @@ pub fn finish(
 
 /// Makes room at once; unless a consumer's delivery has given the same file a second name, outside
 /// the spool: then the bytes are no longer only ours.
-fn cut(lock: &DataLock, path: &std::path::Path) -> Result<(), DiskError> {
-    let data = lock.file().metadata().on("stat", path)?;
+fn cut(locked: Locked<'_>) -> Result<(), DiskError> {
+    let (file, path) = (locked.lock.file(), locked.path());
+    let data = file.metadata().on("stat", &path)?;
     // Space that was set aside does not count as length.
     let holds_nothing = data.len() == 0 && data.blocks() == 0;
     if 1 < data.nlink() || holds_nothing {
         return Ok(());
     }
-    lock.file().set_len(0).on("truncate", path)
+    file.set_len(0).on("truncate", &path)
 }
 
 /// Where a temporary record may be written on its way to a place.

@@ -13,6 +13,7 @@ use crate::failpoint::{self, Failpoint};
 use crate::id::UploadId;
 use crate::layout::{DataAt, Dir, RecordAt};
 use crate::lock::{DataLock, TryLock};
+use crate::locked::Locked;
 use crate::record::{self, Place, Record, RecordError};
 use crate::size::{Length, Offset};
 use crate::spool::Spool;
@@ -224,7 +225,18 @@ pub fn recover(spool: &Spool, id: UploadId, now: UnixTime) -> Result<Recovered, 
     let layout = spool.layout();
     for at in [DataAt::Uploads, DataAt::Completed] {
         match DataLock::try_lock(&layout.data(id, at))? {
-            TryLock::Held(lock) => return recover_locked(spool, id, &lock, at, now),
+            TryLock::Held(lock) => {
+                let lock = &lock;
+                return recover_locked(
+                    Locked {
+                        spool,
+                        id,
+                        at,
+                        lock,
+                    },
+                    now,
+                );
+            }
             TryLock::Busy => return Ok(Recovered::Busy),
             TryLock::Missing => {}
         }
@@ -265,17 +277,12 @@ fn drop_settled_record(spool: &Spool, id: UploadId) -> Result<Recovered, DiskErr
     }
 }
 
-/// [`recover`] for the holder of the lock of the data at `at` (`uploads/` or `completed/`).
+/// [`recover`] for who holds the lock of data in `uploads/` or `completed/`.
 ///
 /// # Errors
 /// As the steps.
-pub fn recover_locked(
-    spool: &Spool,
-    id: UploadId,
-    lock: &DataLock,
-    mut at: DataAt,
-    now: UnixTime,
-) -> Result<Recovered, DiskError> {
+pub fn recover_locked(mut locked: Locked<'_>, now: UnixTime) -> Result<Recovered, DiskError> {
+    let Locked { spool, id, .. } = locked;
     let layout = spool.layout();
     let (in_uploads, in_completed) = (
         layout.record(id, RecordAt::Uploads),
@@ -285,15 +292,14 @@ pub fn recover_locked(
     // Each step brings the upload nearer to an end; the bound is for a directory gone mad.
     for _ in 0..8 {
         let (uploads, completed) = look(spool, id)?;
-        let data = if at == DataAt::Uploads {
-            DataSeen::Uploads
-        } else {
-            DataSeen::Completed
+        let data = match locked.at {
+            DataAt::Uploads => DataSeen::Uploads,
+            _ => DataSeen::Completed,
         };
         match next(data, uploads.seen(), completed.seen()) {
             Next::MoveRecord => {
                 let whole = match uploads {
-                    Looked::Record(record) => finish_record(spool, id, lock, at, *record, now)?,
+                    Looked::Record(record) => finish_record(locked, *record, now)?,
                     Looked::None | Looked::Unreadable(_) => true,
                 };
                 if whole {
@@ -303,15 +309,15 @@ pub fn recover_locked(
             Next::MoveData => {
                 // Never over another file, whoever put it there.
                 let to = layout.data(id, DataAt::Completed);
-                durable::rename_noreplace(&layout.data(id, at), &to)?;
-                at = DataAt::Completed;
+                durable::rename_noreplace(&locked.path(), &to)?;
+                locked.at = DataAt::Completed;
             }
             Next::DropUploadsRecord => drop(durable::unlink(&in_uploads)?),
             Next::DropCompletedRecord => drop(durable::unlink(&in_completed)?),
             Next::ReturnRecord => durable::rename(&in_completed, &in_uploads)?,
             Next::End => {
                 let (record_at, record) = ended(uploads, completed);
-                ending::finish(spool, id, lock, at, record_at)?;
+                ending::finish(locked, record_at)?;
                 return Ok(Recovered::Ended(record.place));
             }
             Next::Receiving => {
@@ -326,34 +332,30 @@ pub fn recover_locked(
                 }
                 return Ok(Recovered::Completed { by_us });
             }
-            Next::Orphan => return without_record(spool, id, lock, at, Recovered::Orphan),
+            Next::Orphan => return without_record(locked, Recovered::Orphan),
             Next::OrphanRecord | Next::InMotion | Next::Nothing => return Ok(Recovered::Elsewhere),
             Next::Torn => {
                 let reason = [uploads, completed].iter().find_map(Looked::reason);
                 let reason = reason.unwrap_or_else(|| "data without a record".to_owned());
-                return without_record(spool, id, lock, at, Recovered::Torn { at, reason });
+                let at = locked.at;
+                return without_record(locked, Recovered::Torn { at, reason });
             }
         }
         by_us = true;
     }
     Ok(Recovered::Torn {
-        at,
+        at: locked.at,
         reason: "its files keep changing".to_owned(),
     })
 }
 
 /// Data that no record explains may be what an ending has not removed yet: its record is a
 /// receipt by then.
-fn without_record(
-    spool: &Spool,
-    id: UploadId,
-    lock: &DataLock,
-    at: DataAt,
-    otherwise: Recovered,
-) -> Result<Recovered, DiskError> {
-    match record::read(&spool.layout().record(id, RecordAt::Receipts)) {
+fn without_record(locked: Locked<'_>, otherwise: Recovered) -> Result<Recovered, DiskError> {
+    let receipt = locked.spool.layout().record(locked.id, RecordAt::Receipts);
+    match record::read(&receipt) {
         Ok(receipt) if receipt.place.is_ending() => {
-            ending::finish(spool, id, lock, at, RecordAt::Receipts)?;
+            ending::finish(locked, RecordAt::Receipts)?;
             Ok(Recovered::Ended(receipt.place))
         }
         _ => Ok(otherwise),
@@ -364,15 +366,14 @@ fn without_record(
 /// of the hand-over does not depend on who makes it. `false` if bytes are missing after all (what
 /// is not synced can be lost in a power cut) and can still be sent: then the record says so, and the
 /// client goes on.
-fn finish_record(
-    spool: &Spool,
-    id: UploadId,
-    lock: &DataLock,
-    at: DataAt,
-    mut record: Record,
-    now: UnixTime,
-) -> Result<bool, DiskError> {
-    let path = spool.layout().data(id, at);
+fn finish_record(locked: Locked<'_>, mut record: Record, now: UnixTime) -> Result<bool, DiskError> {
+    let Locked {
+        spool,
+        id,
+        at,
+        lock,
+    } = locked;
+    let path = locked.path();
     match record.length {
         Some(length) if at == DataAt::Uploads => match cut_to_length(lock, length, &path) {
             Err(error) if is_short(&error) => {

@@ -10,6 +10,7 @@ pub mod time;
 pub mod durable;
 pub mod layout;
 pub mod lock;
+pub mod locked;
 pub mod record;
 pub mod spool;
 

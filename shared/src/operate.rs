@@ -14,6 +14,7 @@ use crate::failpoint::{self, Failpoint};
 use crate::id::UploadId;
 use crate::layout::{DataAt, Dir, RecordAt};
 use crate::lock::{DataLock, TryLock};
+use crate::locked::Locked;
 use crate::lookup;
 use crate::record::{self, Place, Record, RecordError};
 use crate::spool::Spool;
@@ -61,11 +62,11 @@ pub fn release(spool: &Arc<Spool>, id: UploadId) -> Result<Operated, DiskError> 
 /// As the steps.
 pub fn hold(spool: &Arc<Spool>, id: UploadId) -> Result<Operated, DiskError> {
     let from = |at| matches!(at, DataAt::Completed | DataAt::Deferred(_));
-    with_locked(spool, id, from, |locked| {
-        let told = tell(spool, id, locked, DataAt::Held, &|_| ())?;
+    with_locked(spool, id, from, |locked, record_at| {
+        let told = tell(locked, record_at, DataAt::Held, &|_| ())?;
         if told == Operated::Done {
             let held = spool.layout().data(id, DataAt::Held);
-            durable::rename_noreplace(&spool.layout().data(id, locked.at), &held)?;
+            durable::rename_noreplace(&locked.path(), &held)?;
             locked.lock.unlock(&held)?;
         }
         Ok(told)
@@ -78,23 +79,29 @@ fn requeue(
     from: impl Fn(DataAt) -> bool,
     change: impl Fn(&mut Record),
 ) -> Result<Operated, DiskError> {
-    with_locked(spool, id, from, |locked| {
-        let told = tell(spool, id, locked, DataAt::Completed, &change)?;
+    with_locked(spool, id, from, |locked, record_at| {
+        let told = tell(locked, record_at, DataAt::Completed, &change)?;
         if told == Operated::Done {
-            move_back(spool, id, locked.at, &locked.lock)?;
+            move_back(locked)?;
         }
         Ok(told)
     })
 }
 
 /// Gives the data its name in `completed/`; the record is there already and says so.
-fn move_back(spool: &Spool, id: UploadId, from: DataAt, lock: &DataLock) -> Result<(), DiskError> {
+fn move_back(locked: Locked<'_>) -> Result<(), DiskError> {
+    let Locked {
+        spool,
+        id,
+        at,
+        lock,
+    } = locked;
     let layout = spool.layout();
-    let (old, new) = (layout.data(id, from), layout.data(id, DataAt::Completed));
+    let (old, new) = (locked.path(), layout.data(id, DataAt::Completed));
     failpoint::hit(Failpoint::BackRecorded).on("requeue", &old)?;
     durable::rename_noreplace(&old, &new)?;
     failpoint::hit(Failpoint::BackMoved).on("requeue", &old)?;
-    if from == DataAt::Failed {
+    if at == DataAt::Failed {
         durable::unlink(&layout.reason(id))?;
     }
     if spool.durability().syncs_finish() {
@@ -117,11 +124,17 @@ pub fn settle_backward(spool: &Arc<Spool>, id: UploadId) -> Result<Operated, Dis
         TryLock::Busy => return Ok(Operated::Busy),
         TryLock::Missing => return Ok(Operated::Missing),
     };
+    let locked = Locked {
+        spool,
+        id,
+        at: DataAt::Failed,
+        lock: &lock,
+    };
     let record_path = layout.record(id, RecordAt::Completed);
     let record = match record::read(&record_path) {
         Ok(record) => record,
         Err(RecordError::Disk(error)) if !error.is_missing() => return Err(error),
-        Err(_) => return receipt_of(spool, id, &lock),
+        Err(_) => return receipt_of(locked),
     };
     let told = record.data_at();
     let has_told_name = match told {
@@ -130,12 +143,12 @@ pub fn settle_backward(spool: &Arc<Spool>, id: UploadId) -> Result<Operated, Dis
     };
     match told {
         None if record.place.is_ending() => {
-            ending::finish(spool, id, &lock, DataAt::Failed, RecordAt::Completed)?;
+            ending::finish(locked, RecordAt::Completed)?;
         }
         // A second name, on a file system that cannot rename without replacing in one step.
         Some(_) if has_told_name => drop(durable::unlink(&path)?),
         Some(DataAt::Completed) => {
-            return move_back(spool, id, DataAt::Failed, &lock).map(|()| Operated::Done);
+            return move_back(locked).map(|()| Operated::Done);
         }
         // Also if it tells of a claim and not of which: that is no ending.
         Some(_) | None => return bury_record(spool, id),
@@ -173,11 +186,17 @@ pub fn settle_held(spool: &Arc<Spool>, id: UploadId) -> Result<Operated, DiskErr
         TryLock::Busy => return Ok(Operated::Busy),
         TryLock::Missing => return Ok(Operated::Missing),
     };
-    let ended = |at| ending::finish(spool, id, &lock, DataAt::Held, at).map(|()| Operated::Done);
+    let locked = Locked {
+        spool,
+        id,
+        at: DataAt::Held,
+        lock: &lock,
+    };
+    let ended = |record_at| ending::finish(locked, record_at).map(|()| Operated::Done);
     match record::read(&layout.record(id, RecordAt::Completed)) {
         Ok(record) if record.place.is_ending() => ended(RecordAt::Completed),
         Ok(record) if record.place == Place::Held => Ok(Operated::NotThere),
-        Ok(_) => move_back(spool, id, DataAt::Held, &lock).map(|()| Operated::Done),
+        Ok(_) => move_back(locked).map(|()| Operated::Done),
         Err(RecordError::Disk(error)) if !error.is_missing() => Err(error),
         Err(RecordError::Unreadable { .. }) => Ok(Operated::NotThere),
         Err(_) => match record::read(&layout.record(id, RecordAt::Receipts)) {
@@ -188,36 +207,28 @@ pub fn settle_held(spool: &Arc<Spool>, id: UploadId) -> Result<Operated, DiskErr
 }
 
 /// The second name of an upload that was claimed and delivered before a retry took the first.
-fn receipt_of(spool: &Spool, id: UploadId, _lock: &DataLock) -> Result<Operated, DiskError> {
-    let layout = spool.layout();
+fn receipt_of(locked: Locked<'_>) -> Result<Operated, DiskError> {
+    let (id, layout) = (locked.id, locked.spool.layout());
     let receipt = record::read(&layout.record(id, RecordAt::Receipts));
     if !receipt.is_ok_and(|record| record.place.is_ending()) {
         return Ok(Operated::NotThere);
     }
-    durable::unlink(&layout.data(id, DataAt::Failed))?;
+    durable::unlink(&locked.path())?;
     durable::unlink(&layout.reason(id))?;
     Ok(Operated::Done)
 }
 
-/// An upload whose data is locked.
-struct Locked {
-    at: DataAt,
-    lock: DataLock,
-    /// Where its record was before that.
-    record_at: RecordAt,
-}
-
-/// Writes an operator's word into the record. One that has come to tell an ending before the lock
-/// was held is finished instead: nothing brings an ended upload back.
+/// Writes an operator's word into the record, which lay at `record_at` before the lock was held. One
+/// that has come to tell an ending since is finished instead: nothing brings an ended upload back.
 fn tell(
-    spool: &Spool,
-    id: UploadId,
-    locked: &Locked,
+    locked: Locked<'_>,
+    record_at: RecordAt,
     to: DataAt,
     change: &impl Fn(&mut Record),
 ) -> Result<Operated, DiskError> {
+    let Locked { spool, id, .. } = locked;
     let layout = spool.layout();
-    let path = layout.record(id, locked.record_at);
+    let path = layout.record(id, record_at);
     let (file, mut record) = match spool.open_record(path.clone(), Dir::Claimed, id) {
         Ok(opened) => opened,
         Err(RecordError::Disk(error)) if error.is_missing() => return Ok(Operated::Busy),
@@ -228,10 +239,10 @@ fn tell(
         }
     };
     if record.place.is_ending() {
-        ending::finish(spool, id, &locked.lock, locked.at, locked.record_at)?;
+        ending::finish(locked, record_at)?;
         return Ok(Operated::NotThere);
     }
-    if locked.record_at == RecordAt::Failed {
+    if record_at == RecordAt::Failed {
         // As long as it says `failed`, there it is a burial cut short: it goes back to where it was.
         durable::rename(&path, &layout.record(id, RecordAt::Completed))?;
     }
@@ -248,7 +259,7 @@ fn with_locked(
     spool: &Arc<Spool>,
     id: UploadId,
     from: impl Fn(DataAt) -> bool,
-    act: impl FnOnce(&Locked) -> Result<Operated, DiskError>,
+    act: impl FnOnce(Locked<'_>, RecordAt) -> Result<Operated, DiskError>,
 ) -> Result<Operated, DiskError> {
     let Some(found) = lookup::find(spool, id)? else {
         return Ok(Operated::Missing);
@@ -259,12 +270,16 @@ fn with_locked(
     {
         match DataLock::try_lock(&spool.layout().data(id, at))? {
             TryLock::Held(lock) => {
-                let record_at = found.at;
-                return act(&Locked {
-                    at,
-                    lock,
-                    record_at,
-                });
+                let lock = &lock;
+                return act(
+                    Locked {
+                        spool,
+                        id,
+                        at,
+                        lock,
+                    },
+                    found.at,
+                );
             }
             TryLock::Busy => return Ok(Operated::Busy),
             TryLock::Missing => {}

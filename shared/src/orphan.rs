@@ -17,6 +17,7 @@ use crate::handover;
 use crate::id::{ClaimId, UploadId};
 use crate::layout::{DataAt, Dir, RecordAt};
 use crate::lock::{DataLock, TryLock};
+use crate::locked::Locked;
 use crate::operate;
 use crate::record::{self, Attempt, Place, Record, RecordError};
 use crate::spool::{Spool, changed_at};
@@ -104,42 +105,128 @@ pub fn recover(
         return Ok(Orphan::Alive(state));
     }
     failpoint::hit(Failpoint::OrphanLocked).on("recover", &path)?;
-    let receipt = record::read(&layout.record(id, RecordAt::Receipts));
-    if receipt.is_ok_and(|record| record.place.is_ending()) {
-        durable::unlink(&path)?;
-        durable::unlink(&layout.record(id, RecordAt::Completed))?;
-        durable::unlink(&layout.state(id, claim))?;
-        return Ok(Orphan::Cleared);
-    }
-    let record_path = layout.record(id, RecordAt::Completed);
-    let record = match spool.open_record(record_path, Dir::Claimed, id) {
-        Ok((_, record)) => record,
-        Err(RecordError::Disk(error)) if !error.is_missing() => return Err(error),
-        Err(error) => {
-            burial::bury(
-                spool,
-                id,
-                &lock,
-                DataAt::Claimed(claim),
-                &error.to_string(),
-                now,
-            )?;
-            durable::unlink(&layout.state(id, claim))?;
-            return Ok(Orphan::Dead);
-        }
+    let locked = Locked {
+        spool,
+        id,
+        at: DataAt::Claimed(claim),
+        lock: &lock,
     };
-    if record.place.is_ending() {
-        ending::finish(
-            spool,
-            id,
-            &lock,
-            DataAt::Claimed(claim),
-            RecordAt::Completed,
-        )?;
-        durable::unlink(&layout.state(id, claim))?;
-        return Ok(Orphan::Cleared);
+    let orphaned = Orphaned {
+        locked,
+        claim,
+        state,
+    };
+    orphaned.take_next_step(rules.max_attempts, now)
+}
+
+/// A claim whose holder is gone, with its data locked.
+struct Orphaned<'a> {
+    locked: Locked<'a>,
+    claim: ClaimId,
+    state: Option<ClaimState>,
+}
+
+impl Orphaned<'_> {
+    fn take_next_step(self, max_attempts: u32, now: UnixTime) -> Result<Orphan, DiskError> {
+        let Locked { spool, id, .. } = self.locked;
+        let layout = spool.layout();
+        let receipt = record::read(&layout.record(id, RecordAt::Receipts));
+        if receipt.is_ok_and(|record| record.place.is_ending()) {
+            durable::unlink(&self.locked.path())?;
+            durable::unlink(&layout.record(id, RecordAt::Completed))?;
+            self.remove_state()?;
+            return Ok(Orphan::Cleared);
+        }
+        let record_path = layout.record(id, RecordAt::Completed);
+        let record = match spool.open_record(record_path, Dir::Claimed, id) {
+            Ok((_, record)) => record,
+            Err(RecordError::Disk(error)) if !error.is_missing() => return Err(error),
+            Err(error) => return self.bury(&error.to_string(), now),
+        };
+        if record.place.is_ending() {
+            ending::finish(self.locked, RecordAt::Completed)?;
+            self.remove_state()?;
+            return Ok(Orphan::Cleared);
+        }
+        if record.place == Place::Failed {
+            let error = record.rest.history.last().map(|last| last.error.as_str());
+            return self.bury(error.unwrap_or("dead letter, found half buried"), now);
+        }
+        if self.has_told_outcome(&record) {
+            return self.carry_out_outcome(&record);
+        }
+        self.count_attempt(record, max_attempts, now)
     }
-    requeue(spool, (id, claim), &lock, record, state, rules, now)
+
+    /// Whether a settling was cut short after it had told its outcome: the attempt counts already.
+    fn has_told_outcome(&self, record: &Record) -> bool {
+        match record.place {
+            Place::Deferred | Place::Held => true,
+            Place::Completed => self.state.is_some(),
+            _ => false,
+        }
+    }
+
+    /// Gives the data the name that the record tells.
+    fn carry_out_outcome(&self, record: &Record) -> Result<Orphan, DiskError> {
+        let Locked { spool, id, .. } = self.locked;
+        let to = record.data_at().unwrap_or(DataAt::Completed);
+        let to = spool.layout().data(id, to);
+        durable::rename_noreplace(&self.locked.path(), &to)?;
+        self.remove_state()?;
+        self.locked.lock.unlock(&to)?;
+        Ok(Orphan::Requeued)
+    }
+
+    /// Counts the attempt as failed: back to the queue, or to `failed/` if it was the last.
+    fn count_attempt(
+        mut self,
+        mut record: Record,
+        max_attempts: u32,
+        now: UnixTime,
+    ) -> Result<Orphan, DiskError> {
+        let Locked { spool, id, .. } = self.locked;
+        let layout = spool.layout();
+        if record.claim != Some(self.claim) {
+            record.attempts = record.attempts.saturating_add(1);
+        }
+        record.remember(lost_attempt(&record, self.state.as_ref(), now));
+        if let Some(state) = self.state.take()
+            && state.destination.is_some()
+        {
+            record.rest.destination = state.destination;
+            record.rest.destination_inode = state.destination_inode;
+        }
+        let used_up = max_attempts <= record.attempts;
+        record.set_place(match used_up {
+            true => DataAt::Failed,
+            false => DataAt::Completed,
+        });
+        let record_path = layout.record(id, RecordAt::Completed);
+        spool.replace_record(record_path, Dir::Claimed, id, &record)?;
+        if used_up {
+            let attempts = record.attempts;
+            let reason = format!("all {attempts} attempts are used up; the last consumer died");
+            return self.bury(&reason, now);
+        }
+        let to = layout.data(id, DataAt::Completed);
+        durable::rename_noreplace(&self.locked.path(), &to)?;
+        self.locked.lock.unlock(&to)?;
+        self.remove_state()?;
+        Ok(Orphan::Requeued)
+    }
+
+    fn bury(&self, reason: &str, now: UnixTime) -> Result<Orphan, DiskError> {
+        burial::bury(self.locked, reason, now)?;
+        self.remove_state()?;
+        Ok(Orphan::Dead)
+    }
+
+    /// Last of all: a state without data means a settling that was cut short.
+    fn remove_state(&self) -> Result<(), DiskError> {
+        let Locked { spool, id, .. } = self.locked;
+        durable::unlink(&spool.layout().state(id, self.claim)).map(drop)
+    }
 }
 
 /// Takes the steps that are left of a settling that was cut short after the data had moved on, and
@@ -171,78 +258,6 @@ fn unless_done(step: Result<(), DiskError>) -> Result<(), DiskError> {
         Err(error) if error.is_missing() => Ok(()),
         step => step,
     }
-}
-
-fn requeue(
-    spool: &Arc<Spool>,
-    (id, claim): (UploadId, ClaimId),
-    lock: &DataLock,
-    mut record: Record,
-    state: Option<ClaimState>,
-    rules: Rules,
-    now: UnixTime,
-) -> Result<Orphan, DiskError> {
-    let layout = spool.layout();
-    let from = DataAt::Claimed(claim);
-    // A settling that was cut short has told its outcome already: do not count it again.
-    let outcome_told = matches!(record.place, Place::Deferred | Place::Failed | Place::Held)
-        || record.place == Place::Completed && state.is_some();
-    if record.place == Place::Failed {
-        let reason = "dead letter, found half buried";
-        burial::bury(spool, id, lock, from, &last_error(&record, reason), now)?;
-        durable::unlink(&layout.state(id, claim))?;
-        return Ok(Orphan::Dead);
-    }
-    if outcome_told {
-        let to = record.data_at().unwrap_or(DataAt::Completed);
-        durable::rename_noreplace(&layout.data(id, from), &layout.data(id, to))?;
-        durable::unlink(&layout.state(id, claim))?;
-        lock.unlock(&layout.data(id, to))?;
-        return Ok(Orphan::Requeued);
-    }
-    if record.claim != Some(claim) {
-        record.attempts = record.attempts.saturating_add(1);
-    }
-    record.remember(lost_attempt(&record, state.as_ref(), now));
-    if let Some(state) = state
-        && state.destination.is_some()
-    {
-        record.rest.destination = state.destination;
-        record.rest.destination_inode = state.destination_inode;
-    }
-    let used_up = rules.max_attempts <= record.attempts;
-    record.set_place(if used_up {
-        DataAt::Failed
-    } else {
-        DataAt::Completed
-    });
-    let record_path = layout.record(id, RecordAt::Completed);
-    spool.replace_record(record_path, Dir::Claimed, id, &record)?;
-    if used_up {
-        let reason = format!(
-            "all {} attempts are used up; the last consumer died",
-            record.attempts
-        );
-        burial::bury(spool, id, lock, from, &reason, now)?;
-    } else {
-        let to = layout.data(id, DataAt::Completed);
-        durable::rename_noreplace(&layout.data(id, from), &to)?;
-        lock.unlock(&to)?;
-    }
-    durable::unlink(&layout.state(id, claim))?;
-    Ok(if used_up {
-        Orphan::Dead
-    } else {
-        Orphan::Requeued
-    })
-}
-
-fn last_error(record: &Record, otherwise: &str) -> String {
-    record
-        .rest
-        .history
-        .last()
-        .map_or(otherwise.to_owned(), |attempt| attempt.error.clone())
 }
 
 fn lost_attempt(record: &Record, state: Option<&ClaimState>, now: UnixTime) -> Attempt {

@@ -15,6 +15,7 @@ use crate::host::BootId;
 use crate::id::UploadId;
 use crate::layout::{DataAt, Dir, RecordAt};
 use crate::lock::{DataLock, TryLock};
+use crate::locked::Locked;
 use crate::record::{Record, RecordError, RecordFile};
 use crate::size::{Length, Offset};
 use crate::spool::Spool;
@@ -78,14 +79,29 @@ impl Receiving {
                 if !held.record.is_received() {
                     return Ok(Open::Held(Box::new(held)));
                 }
-                handover::recover_locked(spool, id, &held.lock, DataAt::Uploads, now)?;
+                handover::recover_locked(held.locked(), now)?;
                 Ok(Open::Missing)
             }
             Err(RecordError::Disk(error)) if !error.is_missing() => Err(error),
             _ => {
-                handover::recover_locked(spool, id, &lock, DataAt::Uploads, now)?;
+                let locked = Locked {
+                    spool,
+                    id,
+                    at: DataAt::Uploads,
+                    lock: &lock,
+                };
+                handover::recover_locked(locked, now)?;
                 Ok(Open::Missing)
             }
+        }
+    }
+
+    fn locked(&self) -> Locked<'_> {
+        Locked {
+            spool: &self.spool,
+            id: self.id,
+            at: DataAt::Uploads,
+            lock: &self.lock,
         }
     }
 

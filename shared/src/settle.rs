@@ -187,8 +187,7 @@ impl Claim {
         self.record.rest.destination_inode = self.state.destination_inode;
         self.record.set_place(DataAt::Failed);
         self.replace_record()?;
-        let from = DataAt::Claimed(self.claim);
-        burial::move_to_failed(&self.spool, self.id, from, Some(&self.record), reason, now)?;
+        burial::move_to_failed(self.locked(), Some(&self.record), reason, now)?;
         self.remove_state()?;
         self.release(&path)
     }

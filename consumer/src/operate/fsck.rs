@@ -17,6 +17,8 @@ use std::time::Duration;
 use shared::durable::{self, DiskError};
 use shared::id::{ClaimId, UploadId};
 use shared::layout::{DataAt, Dir, Entry, RecordAt};
+use shared::lock::DataLock;
+use shared::locked::Locked;
 use shared::probe::filesystem::{self, Reach};
 use shared::spool::Spool;
 use shared::startup::Failure;
@@ -36,6 +38,18 @@ struct Look<'a> {
     /// How long the heartbeat of a claim may be silent whose lock is free: see [`shared::orphan`].
     lease: Option<Duration>,
     now: UnixTime,
+}
+
+impl Look<'_> {
+    fn locked<'a>(&'a self, id: UploadId, at: DataAt, lock: &'a DataLock) -> Locked<'a> {
+        let spool = self.spool;
+        Locked {
+            spool,
+            id,
+            at,
+            lock,
+        }
+    }
 }
 
 /// Every name that belongs to one upload.

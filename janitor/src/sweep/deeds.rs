@@ -12,6 +12,7 @@ use shared::handover::{self, Recovered};
 use shared::id::UploadId;
 use shared::layout::{DataAt, RecordAt};
 use shared::lock::{DataLock, TryLock};
+use shared::locked::Locked;
 use shared::operate::{self, Operated};
 use shared::orphan::{self, Orphan};
 use shared::record::{self, Place, Record};
@@ -115,14 +116,18 @@ impl Deeds<'_> {
                 None => Place::Expired,
             })
         };
-        let (places, now) = ((at, record_home(at)), self.look.now);
-        Ok(
-            match ending::end_locked(self.quick, id, &lock, places, now, how)? {
-                End::Ended => Done::Yes,
-                // With the lock held, busy is an upload whose record has left.
-                End::Busy | End::Already(_) | End::Missing | End::Spared => Done::Changed,
-            },
-        )
+        let locked = Locked {
+            spool: self.quick,
+            id,
+            at,
+            lock: &lock,
+        };
+        let ended = ending::end_locked(locked, record_home(at), self.look.now, how)?;
+        Ok(match ended {
+            End::Ended => Done::Yes,
+            // With the lock held, busy is an upload whose record has left.
+            End::Busy | End::Already(_) | End::Missing | End::Spared => Done::Changed,
+        })
     }
 
     /// Makes a dead letter of an upload that nobody has claimed, if its record, read again under the
@@ -147,9 +152,14 @@ impl Deeds<'_> {
                 && matches!(found, Ok(Found::Completed))
                 && matches!(self.look.has_told_name(id, at, &data, record), Ok(false))
         };
+        let locked = Locked {
+            spool: self.quick,
+            id,
+            at,
+            lock: &lock,
+        };
         let why = "nobody claimed it in time";
-        let now = self.look.now;
-        let buried = burial::bury_if(self.quick, id, &lock, at, why, now, is_due)?;
+        let buried = burial::bury_if(locked, why, self.look.now, is_due)?;
         Ok(if buried { Done::Yes } else { Done::Changed })
     }
 
@@ -171,57 +181,54 @@ impl Deeds<'_> {
             return Ok(Done::Changed);
         }
         failpoint::hit(Failpoint::JanitorJudged).on("judge", &path)?;
+        let locked = Locked {
+            spool: self.spool,
+            id,
+            at,
+            lock: &lock,
+        };
         match (verdict, found) {
-            (Verdict::Fail, _) => self.bury(id, at, &lock, &self.damage(id, at)),
+            (Verdict::Fail, _) => self.bury(locked, &self.damage(id, at)),
             (Verdict::Remove, Found::DataAlone | Found::SecondName) => {
                 durable::unlink(&path).map(|_| Done::Yes)
             }
-            (Verdict::Remove, _) => self.clear(id, at, &lock),
-            (_, _) if matches!(at, DataAt::Uploads | DataAt::Completed) => {
-                self.hand_over(id, at, &lock)
-            }
+            (Verdict::Remove, _) => self.clear(locked),
+            (_, _) if matches!(at, DataAt::Uploads | DataAt::Completed) => self.hand_over(locked),
             _ => Ok(Done::Changed),
         }
     }
 
     /// Takes the steps of a hand-over that are left.
-    fn hand_over(&self, id: UploadId, at: DataAt, lock: &DataLock) -> Result<Done, DiskError> {
-        Ok(
-            match handover::recover_locked(self.spool, id, lock, at, self.look.now)? {
-                Recovered::Completed { .. } | Recovered::Ended(_) => Done::Yes,
-                Recovered::Busy => Done::Busy,
-                Recovered::Torn { at, reason } => return self.bury(id, at, lock, &reason),
-                Recovered::Receiving(_)
-                | Recovered::Orphan
-                | Recovered::OrphanRecord
-                | Recovered::Elsewhere => Done::Changed,
-            },
-        )
+    fn hand_over(&self, locked: Locked<'_>) -> Result<Done, DiskError> {
+        Ok(match handover::recover_locked(locked, self.look.now)? {
+            Recovered::Completed { .. } | Recovered::Ended(_) => Done::Yes,
+            Recovered::Busy => Done::Busy,
+            Recovered::Torn { at, reason } => return self.bury(Locked { at, ..locked }, &reason),
+            Recovered::Receiving(_)
+            | Recovered::Orphan
+            | Recovered::OrphanRecord
+            | Recovered::Elsewhere => Done::Changed,
+        })
     }
 
     /// Removes what is left of an upload that has ended.
-    fn clear(&self, id: UploadId, at: DataAt, lock: &DataLock) -> Result<Done, DiskError> {
+    fn clear(&self, locked: Locked<'_>) -> Result<Done, DiskError> {
+        let Locked { id, at, .. } = locked;
         let home = record_home(at);
         let here = record::read(&self.look.layout.record(id, home));
         let record_at = match here {
             Ok(record) if record.place.is_ending() => home,
             _ => RecordAt::Receipts,
         };
-        ending::finish(self.spool, id, lock, at, record_at)?;
+        ending::finish(locked, record_at)?;
         if at == DataAt::Failed {
             durable::unlink(&self.look.layout.reason(id))?;
         }
         Ok(Done::Yes)
     }
 
-    fn bury(
-        &self,
-        id: UploadId,
-        at: DataAt,
-        lock: &DataLock,
-        reason: &str,
-    ) -> Result<Done, DiskError> {
-        burial::bury(self.spool, id, lock, at, reason, self.look.now).map(|()| Done::Yes)
+    fn bury(&self, locked: Locked<'_>, reason: &str) -> Result<Done, DiskError> {
+        burial::bury(locked, reason, self.look.now).map(|()| Done::Yes)
     }
 
     /// Why data cannot be processed as it is.

@@ -118,10 +118,10 @@ fn a_claim_is_one_consumers_and_counts_its_attempt_first() {
     assert_eq!(case.record().claim, Some(claim.claim_id()));
     let again = try_claim(&case.spool, case.id, DataAt::Completed, now(3)).unwrap();
     assert!(matches!(again, TryClaim::Gone));
-    let ended = crate::ending::end(&case.spool, case.id, Place::Terminated, now(3)).unwrap();
+    let ended = ending::end(&case.spool, case.id, Place::Terminated, now(3)).unwrap();
     assert_eq!(
         ended,
-        crate::ending::End::Busy,
+        ending::End::Busy,
         "a claimed upload cannot be terminated"
     );
     assert!(matches!(case.recover()[..], [Orphan::Alive(Some(_))]));
@@ -371,7 +371,7 @@ fn what_an_ending_has_not_removed_yet_is_not_claimed_and_becomes_no_dead_letter(
         let case = case();
         {
             let _scope = failpoint::scoped(&format!("{stop}=error:EIO")).unwrap();
-            crate::ending::end(&case.spool, case.id, Place::Terminated, now(4)).unwrap_err();
+            ending::end(&case.spool, case.id, Place::Terminated, now(4)).unwrap_err();
         }
         let tried = try_claim(&case.spool, case.id, DataAt::Completed, now(5)).unwrap();
         assert!(matches!(tried, TryClaim::Gone), "{stop}: {tried:?}");

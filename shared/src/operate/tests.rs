@@ -77,12 +77,12 @@ fn an_upload_that_ended_before_the_lock_was_held_is_not_brought_back() {
         &case.spool,
         case.id,
         |at| at == DataAt::Completed,
-        |locked| {
+        |locked, record_at| {
             let path = case.spool.layout().record(case.id, RecordAt::Completed);
             let (file, mut record) = case.spool.open_record(path, Dir::Claimed, case.id).unwrap();
             record.set_ending(Place::Terminated, now(5));
             file.write_head(&record)?;
-            tell(&case.spool, case.id, locked, DataAt::Held, &|_| ())
+            tell(locked, record_at, DataAt::Held, &|_| ())
         },
     );
     assert_eq!(locked.unwrap(), Operated::NotThere);

@@ -85,6 +85,7 @@ fn finish_ended(look: &Look<'_>, id: UploadId, names: &Names) -> Result<(), Disk
         let TryLock::Held(lock) = DataLock::try_lock(&layout.data(id, at))? else {
             continue;
         };
+        let locked = look.locked(id, at, &lock);
         let has_ended = |at| match record::read(&layout.record(id, at)) {
             Ok(record) => Some(record.place.is_ending()),
             Err(error) => (!error.is_missing()).then_some(false),
@@ -93,7 +94,7 @@ fn finish_ended(look: &Look<'_>, id: UploadId, names: &Names) -> Result<(), Disk
         for record_at in [home(at), RecordAt::Receipts] {
             match has_ended(record_at) {
                 Some(true) => {
-                    ending::finish(look.spool, id, &lock, at, record_at)?;
+                    ending::finish(locked, record_at)?;
                     break;
                 }
                 Some(false) => break,
@@ -150,14 +151,8 @@ fn one_name(look: &Look<'_>, id: UploadId, names: &Names) -> Result<(), DiskErro
             at.dir().name()
         );
         durable::rename_noreplace(&path, &layout.data(rescued, DataAt::Completed))?;
-        burial::bury(
-            look.spool,
-            rescued,
-            &other,
-            DataAt::Completed,
-            &why,
-            look.now,
-        )?;
+        let rescued = look.locked(rescued, DataAt::Completed, &other);
+        burial::bury(rescued, &why, look.now)?;
     }
     Ok(())
 }
@@ -221,7 +216,7 @@ fn expire(look: &Look<'_>, id: UploadId, at: RecordAt) -> Result<(), DiskError> 
 fn bury(look: &Look<'_>, id: UploadId, why: &str) -> Result<(), DiskError> {
     for at in names_of(look.spool, id)?.data {
         if let TryLock::Held(lock) = DataLock::try_lock(&look.spool.layout().data(id, at))? {
-            return burial::bury(look.spool, id, &lock, at, why, look.now);
+            return burial::bury(look.locked(id, at, &lock), why, look.now);
         }
     }
     Ok(())

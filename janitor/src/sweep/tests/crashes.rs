@@ -8,6 +8,7 @@ use shared::operate;
 use shared::burial;
 use shared::failpoint::Failpoint;
 use shared::lock::{DataLock, TryLock};
+use shared::locked::Locked;
 
 use super::*;
 
@@ -157,7 +158,13 @@ fn a_burial_is_finished() {
             let TryLock::Held(lock) = DataLock::try_lock(&path).unwrap() else {
                 panic!()
             };
-            burial::bury(&spool.spool, id, &lock, at, "torn", UnixTime::now()).ok();
+            let locked = Locked {
+                spool: &spool.spool,
+                id,
+                at,
+                lock: &lock,
+            };
+            burial::bury(locked, "torn", UnixTime::now()).ok();
         };
         stopped_everywhere(prepare, bury, &[COMPLETED, FAILED]);
     }

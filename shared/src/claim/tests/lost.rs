@@ -92,12 +92,12 @@ fn a_claim_whose_taker_comes_too_late_is_settled_with_its_own_receipt() {
 fn what_is_claimed_is_not_ended_even_if_its_lock_was_lost() {
     let case = case();
     let claim = case.claim();
-    let end = || crate::ending::end(&case.spool, case.id, Place::Terminated, now(5)).unwrap();
-    assert_eq!(end(), crate::ending::End::Busy);
+    let end = || ending::end(&case.spool, case.id, Place::Terminated, now(5)).unwrap();
+    assert_eq!(end(), ending::End::Busy);
     claim.lock.unlock(&claim.path()).unwrap();
-    assert_eq!(end(), crate::ending::End::Busy);
+    assert_eq!(end(), ending::End::Busy);
     assert_eq!(claim.delivered(None, None, now(6)).unwrap(), Settled::Done);
-    assert_eq!(end(), crate::ending::End::Already(Place::Delivered));
+    assert_eq!(end(), ending::End::Already(Place::Delivered));
 }
 
 #[test]
@@ -129,8 +129,8 @@ fn data_that_a_failed_command_has_moved_away_leaves_a_dead_letter_that_can_be_dr
             operate::retry(&case.spool, case.id).unwrap(),
             Operated::NotThere
         );
-        let end = crate::ending::end(&case.spool, case.id, Place::Terminated, now(5)).unwrap();
-        assert_eq!(end, crate::ending::End::Ended);
+        let end = ending::end(&case.spool, case.id, Place::Terminated, now(5)).unwrap();
+        assert_eq!(end, ending::End::Ended);
         assert_eq!(case.names(), ["receipts/ID.meta"]);
         assert_eq!(
             std::fs::read(away).unwrap(),
