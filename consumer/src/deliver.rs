@@ -239,7 +239,7 @@ impl Destination {
             let parent = directory.clone();
             directory.push(component);
             match std::fs::create_dir(&directory) {
-                Ok(()) if self.syncs => sync_directory(&parent)?,
+                Ok(()) if self.syncs => durable::sync_directory(&parent)?,
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(DiskError::new("create", directory, error)),
@@ -321,15 +321,15 @@ impl Destination {
         placed
     }
 
-    /// Syncs the directory. If that fails the name is taken back: the kernel reports lost names once only, so
-    /// that a later attempt must not find this one and believe it.
+    /// Syncs the directory. If that fails the name is taken back: the kernel reports lost names only
+    /// once, so a later attempt must not find this one and believe it.
     fn make_durable(&self, parcel: &Parcel<'_>, name: &Path) -> Result<(), DeliverError> {
         let path = self.dir.join(name);
         let directory = path.parent().unwrap_or(&self.dir);
         let synced = match directory {
             _ if !self.syncs => Ok(()),
             directory if directory == self.dir => self.sync_root(),
-            directory => sync_directory(directory),
+            directory => durable::sync_directory(directory),
         };
         if synced.is_err() {
             durable::unlink(&path)?;
@@ -431,11 +431,6 @@ fn first_free<E>(from: u32, free: impl Fn(u32) -> Result<bool, E>) -> Result<u32
         }
     }
     Ok(found)
-}
-
-fn sync_directory(directory: &Path) -> Result<(), DiskError> {
-    let opened = File::open(directory).on("open", directory)?;
-    opened.sync_all().on("sync", directory)
 }
 
 /// Whether an error says that a filesystem cannot link here, rather than that linking failed.

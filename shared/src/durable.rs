@@ -290,6 +290,15 @@ pub fn sync_data(file: &File, path: &Path) -> Result<(), DiskError> {
     observed(|| file.sync_data()).on("sync", path)
 }
 
+/// Makes the names in a directory outside the spool durable; [`DirSync`] is for those within.
+///
+/// # Errors
+/// As open(2) and fsync(2).
+pub fn sync_directory(path: &Path) -> Result<(), DiskError> {
+    let directory = File::open(path).on("open", path)?;
+    directory.sync_all().on("sync", path)
+}
+
 /// Has the kernel write out a range of a file, and waits for it; sync_file_range(2). Nothing is
 /// durable then: it leaves less to the next [`sync_data`], which also tells if it failed. But only
 /// through another opening: the kernel tells each of lost bytes once, and this asks it.
@@ -312,8 +321,8 @@ type SyncObserver = Box<dyn Fn(Duration, Option<&io::Error>) + Send + Sync>;
 
 static SYNC_OBSERVER: OnceLock<SyncObserver> = OnceLock::new();
 
-/// Has `observer` told of every sync that this process makes from now on; for metrics. The first
-/// observer stays. It is called where the sync was made, and must not block.
+/// Has `observer` told, from now on, of every sync of a file and of a directory of the spool; for
+/// metrics. The first observer stays. It is called where the sync was made, and must not block.
 pub fn observe_syncs(observer: impl Fn(Duration, Option<&io::Error>) + Send + Sync + 'static) {
     SYNC_OBSERVER.set(Box::new(observer)).ok();
 }
