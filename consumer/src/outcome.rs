@@ -36,9 +36,8 @@ pub enum Verdict {
     Misconfigured,
 }
 
-/// The command says that a later attempt may succeed (EX_TEMPFAIL; qmail "soft").
-pub const TEMPORARY: [u8; 2] = [75, 111];
-/// The command says that no attempt can succeed (EX_DATAERR; qmail "hard").
+/// The command says that no attempt can succeed (EX_DATAERR; qmail "hard"). Every other code but 0
+/// may succeed later, those that say so (75, EX_TEMPFAIL; 111, qmail "soft") like the rest.
 pub const PERMANENT: [u8; 2] = [65, 100];
 /// A shell says that it could not run (126) or find (127) what it was told to: usually a mistake
 /// in the command, though a script that had begun may exit so too.

@@ -27,17 +27,6 @@ impl UploadId {
     pub fn generate() -> Self {
         Self(Uuid::now_v7())
     }
-
-    /// Milliseconds since the Unix epoch at which a version 7 id was generated; `None` for other
-    /// versions (tussi's are version 4).
-    #[must_use]
-    pub fn generated_at_ms(&self) -> Option<u64> {
-        if self.0.get_version_num() != 7 {
-            return None;
-        }
-        let (s, ns) = self.0.get_timestamp()?.to_unix();
-        Some(s * 1000 + u64::from(ns) / 1_000_000)
-    }
 }
 
 impl FromStr for UploadId {
@@ -155,14 +144,11 @@ mod tests {
     }
 
     #[test]
-    fn generated_ids_sort_by_creation_and_tell_when() {
+    fn generated_ids_sort_by_creation() {
         let a = UploadId::generate();
         let b = UploadId::generate();
         assert!(a < b);
         assert!(a.to_string() < b.to_string());
-        assert!(a.generated_at_ms().is_some());
-        let v4: UploadId = "6f2ee5c5-8c1c-4c5a-9f4e-0b8b2f3f2c11".parse().unwrap();
-        assert_eq!(v4.generated_at_ms(), None);
     }
 
     proptest! {

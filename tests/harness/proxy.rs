@@ -128,16 +128,6 @@ impl Proxy {
     pub fn relayed(&self) -> u64 {
         self.shared.relayed.load(Ordering::SeqCst)
     }
-
-    /// Resets every connection that is open now.
-    pub fn cut_all(&self) {
-        for link in locked(&self.shared.links)
-            .drain(..)
-            .filter_map(|link| link.upgrade())
-        {
-            self.shared.cut(Cut::Reset, &link);
-        }
-    }
 }
 
 impl Drop for Proxy {

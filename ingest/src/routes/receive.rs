@@ -2,7 +2,7 @@
 
 use admin::ingest::{BodyEnd, UploadEvent};
 use http::HeaderMap;
-use shared::record::{self, Record};
+use shared::record::{Finish, Record};
 use shared::size::{Length, Offset};
 use tokio::task::spawn_blocking;
 
@@ -17,7 +17,7 @@ use crate::ledger::Lost;
 use crate::tus::checksum::{Announced, Hasher, Verify};
 use crate::tus::patch::{self, Reached};
 use crate::tus::refusal::Refusal;
-use crate::tus::stored::{Finish, Kind};
+use crate::tus::stored::Kind;
 
 /// Receives a body into an upload that is held, as planned, and commits it. However the body ends,
 /// what arrived and may count is kept; then the end's own answer is given.
@@ -134,14 +134,8 @@ fn prepare(
         let ceiling = plan.length.map(|length| length.0.saturating_sub(1));
         append.hold_back_from(ceiling.unwrap_or(u64::MAX));
     }
-    // An upload that was begun in the draft waits for a flag. This request may be of tus, which
-    // has none: then it is set beforehand, and the upload is complete at its length.
-    let flagged = match plan.finish {
-        Finish::AtLength => true,
-        Finish::AtFlag => plan.last && plan.length.is_some(),
-        Finish::Never => false,
-    };
-    if record.rest.finish == record::Finish::AtFlag && record.flagged != flagged {
+    let flagged = plan.flags_end();
+    if record.rest.finish == Finish::AtFlag && record.flagged != flagged {
         append.set_flagged(flagged)?;
     }
     Ok(append)

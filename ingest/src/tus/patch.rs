@@ -211,11 +211,15 @@ impl Room {
 
 impl Append {
     /// Whether the record of an at-flag upload must say "this is all" before its offset reaches the
-    /// length, so that recovery completes what this request completes, and nothing else: in tus the
-    /// length is the end, in the draft the end is where the client says so.
+    /// length, so that recovery completes what this request completes, and nothing else. In the draft
+    /// the end is where the client says so; tus has no such word, and the length is the end.
     #[must_use]
     pub fn flags_end(&self) -> bool {
-        self.finish == Finish::AtLength || self.last
+        match self.finish {
+            Finish::AtLength => true,
+            Finish::AtFlag => self.last && self.length.is_some(),
+            Finish::Never => false,
+        }
     }
 
     /// Where the upload stands after `received` bytes of this body; `ended` says that the body came

@@ -274,50 +274,6 @@ impl Refusal {
         }
     }
 
-    /// Whether the client may try again without changing what it wants: at once with the offset
-    /// that it is told, or later.
-    #[must_use]
-    pub fn may_retry(&self) -> bool {
-        match self {
-            Self::OffsetMismatch { complete, .. } => !complete,
-            Self::ChecksumMismatch
-            | Self::DigestMismatch
-            | Self::Locked
-            | Self::BodyTimeout
-            | Self::BodyBroken
-            | Self::InsufficientStorage
-            | Self::Draining
-            | Self::Undecided
-            | Self::Internal => true,
-            Self::Rejected { status, .. } => status.is_server_error(),
-            Self::UnsupportedVersion
-            | Self::UnsupportedDraft
-            | Self::Missing(_)
-            | Self::Malformed(_)
-            | Self::Conflicting(..)
-            | Self::ContentType { .. }
-            | Self::ExtensionOff(_)
-            | Self::MaxSize { .. }
-            | Self::PastLength { .. }
-            | Self::ChunkTooLarge { .. }
-            | Self::MetadataTooLarge { .. }
-            | Self::Metadata(_)
-            | Self::FileName
-            | Self::LengthChanged
-            | Self::InconsistentLength
-            | Self::Overrun { .. }
-            | Self::AlreadyComplete
-            | Self::ChecksumAlgorithm
-            | Self::NotAPart { .. }
-            | Self::PartIncomplete { .. }
-            | Self::TooManyParts { .. }
-            | Self::FinalUpload
-            | Self::NotFound
-            | Self::Gone
-            | Self::Method { .. } => false,
-        }
-    }
-
     /// Reason phrase, where HTTP libraries do not know the status.
     #[must_use]
     pub fn reason(&self) -> Option<&'static str> {

@@ -80,16 +80,6 @@ fn every_refusal_is_an_error_with_one_printable_line_and_a_code_of_its_own() {
 }
 
 #[test]
-fn a_server_error_may_always_be_retried() {
-    for refusal in all() {
-        assert!(
-            !refusal.status().is_server_error() || refusal.may_retry(),
-            "{refusal:?}"
-        );
-    }
-}
-
-#[test]
 fn an_unsupported_version_is_412_and_includes_the_tus_version_header() {
     assert_eq!(Refusal::UnsupportedVersion.status(), 412);
     assert_eq!(
