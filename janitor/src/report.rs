@@ -1,14 +1,14 @@
-//! What a pass found and did: for people, for programs and for Prometheus.
+//! What a pass found and did, counted; told to people in a line and to programs as JSON, and written
+//! for Prometheus by `textfile`.
 
-use std::fmt::{self, Write as _};
+mod textfile;
+
+use std::fmt;
 use std::io::{self, Write as _};
-use std::path::Path;
 use std::time::Duration;
 
 use serde::{Serialize, Serializer};
-use shared::durable::{self, DiskError, OnPath};
 use shared::layout::Dir;
-use shared::time::UnixTime;
 
 use crate::policy::{Found, Verdict};
 
@@ -147,98 +147,6 @@ impl Report {
         self.counted(Tally::Errors) == 0 && self.counted(Tally::OverLimit) == 0
     }
 
-    /// The figures in Prometheus' text format.
-    #[must_use]
-    pub fn prometheus(&self, ended_at: UnixTime) -> String {
-        let mut out = String::new();
-        let mut family = |name: &str, help: &str, samples: &[(String, String)]| {
-            let name = format!("tuspool_{name}");
-            // Writing to a string does not fail.
-            write!(out, "# HELP {name} {help}\n# TYPE {name} gauge\n").ok();
-            for (labels, value) in samples {
-                writeln!(out, "{name}{labels} {value}").ok();
-            }
-        };
-        let one = |value: String| vec![(String::new(), value)];
-        let per_dir = |value: &dyn Fn(Stock) -> u64| -> Vec<_> {
-            let sample = |dir: &Dir| {
-                (
-                    label("dir", dir.name()),
-                    value(self.stock(*dir)).to_string(),
-                )
-            };
-            data_dirs().map(|dir| sample(&dir)).collect()
-        };
-        let tallies: Vec<_> = Tally::ALL
-            .iter()
-            .map(|&t| (label("what", t.name()), self.counted(t).to_string()))
-            .collect();
-        let took = format!("{:.3}", self.took.as_secs_f64());
-        family(
-            "janitor_last_pass_timestamp_seconds",
-            "When the last pass ended.",
-            &one(ended_at.to_string()),
-        );
-        family(
-            "janitor_last_pass_duration_seconds",
-            "How long it took.",
-            &one(took),
-        );
-        let complete = u8::from(self.is_complete() && !self.interrupted);
-        family(
-            "janitor_last_pass_complete",
-            "1 if everything that was due was done.",
-            &one(complete.to_string()),
-        );
-        family(
-            "janitor_last_pass_entries",
-            "Directory entries seen.",
-            &one(self.entries.to_string()),
-        );
-        family(
-            "janitor_last_pass_results",
-            "What the last pass did and left alone.",
-            &tallies,
-        );
-        family(
-            "janitor_last_pass_uploads",
-            "Data files in the spool.",
-            &per_dir(&|s| s.uploads),
-        );
-        family(
-            "janitor_last_pass_bytes",
-            "Sizes of the data files in the spool; in uploads, what has arrived.",
-            &per_dir(&|s| s.bytes),
-        );
-        family(
-            "janitor_last_pass_oldest_age_seconds",
-            "Longest time since a data file changed.",
-            &per_dir(&|s| s.oldest_seconds),
-        );
-        out
-    }
-
-    /// Writes [`Self::prometheus`] to a file, whole or not at all.
-    ///
-    /// # Errors
-    ///
-    /// As open(2), write(2) and rename(2); the old file is still there then.
-    pub fn write_textfile(&self, path: &Path, ended_at: UnixTime) -> Result<(), DiskError> {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        // Not `*.prom`: the collector must not read it half written.
-        let temp = path.with_file_name(format!(".{name}.{}.tmp", std::process::id()));
-        durable::unlink(&temp)?;
-        let text = self.prometheus(ended_at);
-        let written = durable::create_new(&temp, 0o644).and_then(|mut file| {
-            file.write_all(text.as_bytes()).on("write", &temp)?;
-            durable::rename(&temp, path)
-        });
-        if written.is_err() {
-            durable::unlink(&temp).ok();
-        }
-        written
-    }
-
     /// Prints the summary on standard output.
     ///
     /// # Errors
@@ -251,10 +159,6 @@ impl Report {
         };
         writeln!(io::stdout(), "{line}")
     }
-}
-
-fn label(name: &str, value: &str) -> String {
-    format!("{{{name}=\"{value}\"}}")
 }
 
 /// Directories that hold data.
@@ -312,10 +216,10 @@ impl Serialize for Report {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn report() -> Report {
+    pub(in crate::report) fn report() -> Report {
         let mut report = Report {
             entries: 1200,
             took: Duration::from_millis(1300),
@@ -365,41 +269,11 @@ mod tests {
             let mut report = report();
             report.count(tally);
             assert!(!report.is_complete());
-            assert!(
-                report
-                    .prometheus(UnixTime::default())
-                    .contains("last_pass_complete 0")
-            );
+            assert_eq!(serde_json::to_value(report).unwrap()["complete"], false);
         }
         assert!(
             report().is_complete(),
             "busy is no failure: somebody is at work"
-        );
-    }
-
-    #[test]
-    fn the_textfile_is_replaced_whole_and_nothing_else_stays() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("janitor.prom");
-        std::fs::write(&path, "old").unwrap();
-        report()
-            .write_textfile(&path, UnixTime::from_micros(12_500_000))
-            .unwrap();
-        let text = std::fs::read_to_string(&path).unwrap();
-        for line in [
-            "# TYPE tuspool_janitor_last_pass_results gauge",
-            "tuspool_janitor_last_pass_results{what=\"stale_removed\"} 2",
-            "tuspool_janitor_last_pass_timestamp_seconds 12.500000",
-            "tuspool_janitor_last_pass_uploads{dir=\"completed\"} 2",
-        ] {
-            assert!(text.lines().any(|l| l == line), "{line} in\n{text}");
-        }
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
-        let nowhere = dir.path().join("none/janitor.prom");
-        assert!(
-            report()
-                .write_textfile(&nowhere, UnixTime::default())
-                .is_err()
         );
     }
 
