@@ -11,7 +11,6 @@ use std::time::Instant;
 use admin::ConsumerMetrics;
 use admin::consumer::{Claimed, Step};
 use nix::unistd::Pid;
-use serde_json::Value;
 use shared::claim::{Claim, ProcessGroup};
 use shared::durable::{self, DiskError};
 use shared::failpoint::{self, Failpoint};
@@ -27,12 +26,9 @@ use crate::deliver::{self, Chosen, DeliverError, Destination, Halt, Parcel};
 use crate::facts::Facts;
 use crate::hook::{self, Stop};
 use crate::outcome::{End, Verdict, counted_as, verdict};
+use crate::result;
 use crate::retry::Next;
 use crate::template::CommandTemplate;
-
-/// Largest result that is kept for the client, in bytes. It lives in the receipt, which every
-/// HEAD and GET reads.
-pub const RESULT_BYTES_MAX: u64 = 16 * 1024;
 
 /// What all jobs of a process share.
 #[derive(Debug)]
@@ -88,7 +84,6 @@ struct Failed {
 }
 
 /// What the stages made of the upload.
-#[derive(Default)]
 struct Delivered {
     path: Option<PathBuf>,
     end: Option<End>,
@@ -102,10 +97,16 @@ impl Workshop {
     /// consumer to find.
     pub fn process(&self, mut claim: Claim, chance: f64) -> Result<Report, DiskError> {
         let result_path = claim.spool().temp(Dir::Claimed, claim.id());
-        let outcome = self.stages(&mut claim, &result_path);
+        let job = Job {
+            workshop: self,
+            claim: &mut claim,
+            result_path: &result_path,
+            delivered: None,
+        };
+        let outcome = job.work();
         let result = match outcome {
             Ok(_) if !self.config.runs_commands() => Ok(None),
-            Ok(_) => take_result(&result_path),
+            Ok(_) => result::take(&result_path),
             Err(_) => durable::unlink(&result_path).map(|_| None),
         };
         if let Err(error) = &result {
@@ -172,27 +173,6 @@ impl Workshop {
         })
     }
 
-    fn stages(&self, claim: &mut Claim, result: &Path) -> Result<Delivered, Box<Failed>> {
-        let mut done = Delivered::default();
-        for command in &self.config.checks {
-            done.end = Some(self.timed(Step::Check, || {
-                self.command("check", command, claim, result, None)
-            })?);
-        }
-        if let (Some(move_to), Some(destination)) = (&self.config.move_to, &self.destination) {
-            done.path = Some(self.timed(Step::Move, || {
-                self.deliver(move_to, destination, claim, result)
-            })?);
-        }
-        for command in &self.config.hooks {
-            let path = done.path.as_deref();
-            done.end = Some(self.timed(Step::Hook, || {
-                self.command("hook", command, claim, result, path)
-            })?);
-        }
-        Ok(done)
-    }
-
     /// Counts a claim, and how long the upload has waited for its first one.
     pub(crate) fn count_claim(&self, claim: &Claim) {
         self.metrics.claim(Claimed::Ours);
@@ -207,18 +187,53 @@ impl Workshop {
         self.metrics.step(step, began.elapsed());
         done
     }
+}
+
+/// The work on one claimed upload.
+struct Job<'a> {
+    workshop: &'a Workshop,
+    claim: &'a mut Claim,
+    /// Where commands may leave a result for the client.
+    result_path: &'a Path,
+    /// The upload's path in the destination, once it has one.
+    delivered: Option<PathBuf>,
+}
+
+impl Job<'_> {
+    /// Check, move, hook.
+    fn work(mut self) -> Result<Delivered, Box<Failed>> {
+        let workshop = self.workshop;
+        let mut end = None;
+        for command in &workshop.config.checks {
+            let check = || self.command("check", command);
+            end = Some(workshop.timed(Step::Check, check)?);
+        }
+        if let (Some(move_to), Some(destination)) =
+            (&workshop.config.move_to, &workshop.destination)
+        {
+            let deliver = || self.deliver(move_to, destination);
+            self.delivered = Some(workshop.timed(Step::Move, deliver)?);
+        }
+        for command in &workshop.config.hooks {
+            let hook = || self.command("hook", command);
+            end = Some(workshop.timed(Step::Hook, hook)?);
+        }
+        Ok(Delivered {
+            path: self.delivered,
+            end,
+        })
+    }
 
     /// Runs one command to its end; `Ok` if it exited with 0.
     fn command(
-        &self,
+        &mut self,
         stage: &'static str,
         command: &CommandTemplate,
-        claim: &mut Claim,
-        result: &Path,
-        delivered: Option<&Path>,
     ) -> Result<End, Box<Failed>> {
-        let mut attempt = begin(claim, stage);
-        let facts = self.facts(claim, result, delivered);
+        let workshop = self.workshop;
+        let config = &workshop.config;
+        let mut attempt = begin(self.claim, stage);
+        let facts = self.facts();
         let argv = match command.render(|field| facts.for_command(field)) {
             Ok(argv) => argv,
             Err(unfit) => {
@@ -226,11 +241,8 @@ impl Workshop {
                 return Err(fail(attempt, verdict, None, unfit.to_string()));
             }
         };
-        let (environment, stdin) = (
-            facts.environment(&self.config.environment),
-            facts.record_json(),
-        );
-        let lock = match claim.data().try_clone() {
+        let (environment, stdin) = (facts.environment(&config.environment), facts.record_json());
+        let lock = match self.claim.data().try_clone() {
             Ok(lock) => lock,
             Err(error) => return Err(fail(attempt, Verdict::PutBack, None, error.to_string())),
         };
@@ -238,20 +250,21 @@ impl Workshop {
             argv,
             environment,
             stdin,
-            claim: claim.claim_id(),
+            claim: self.claim.claim_id(),
             lock: lock.as_fd(),
-            timeout: self.config.hook_timeout,
-            grace: self.config.kill_grace,
+            timeout: config.hook_timeout,
+            grace: config.kill_grace,
         };
-        let started = |pid| self.write_down(claim, pid);
-        let report = self.runtime.block_on(hook::run(run, &self.stop, started));
+        let started = |pid| self.write_down(pid);
+        let run = hook::run(run, &workshop.stop, started);
+        let report = workshop.runtime.block_on(run);
         if let Err(error) = failpoint::hit(Failpoint::HookEnded) {
             return Err(fail(attempt, Verdict::Retry, None, error.to_string()));
         }
         let verdict = verdict(report.end);
-        self.metrics.command(counted_as(report.end));
+        workshop.metrics.command(counted_as(report.end));
         if verdict == Verdict::Done {
-            self.strike_out(claim);
+            self.strike_out();
             return Ok(report.end);
         }
         match report.end {
@@ -266,35 +279,37 @@ impl Workshop {
     }
 
     /// Says beside the claim which processes work on it, and until when.
-    fn write_down(&self, claim: &mut Claim, pid: Pid) -> io::Result<()> {
+    fn write_down(&mut self, pid: Pid) -> io::Result<()> {
         let id = pid.as_raw().unsigned_abs();
         let group = host::started_ticks(id).map(|started_ticks| ProcessGroup { id, started_ticks });
-        claim
-            .set_group(group, Some(self.config.allowed()))
+        let allowed = self.workshop.config.allowed();
+        self.claim
+            .set_group(group, Some(allowed))
             .map_err(io::Error::other)?;
         failpoint::hit(Failpoint::HookStarted)
     }
 
     /// The command is over: nobody need end its processes any more.
-    fn strike_out(&self, claim: &mut Claim) {
-        if let Err(error) = claim.set_group(None, None) {
+    fn strike_out(&mut self) {
+        if let Err(error) = self.claim.set_group(None, None) {
             // Whoever looked for them would find them gone, or of another start time.
             tracing::warn!(%error, "the ended command stays written down");
         }
     }
 
+    /// Gives the upload its place in the destination; the path that it has there.
     fn deliver(
-        &self,
+        &mut self,
         move_to: &MoveTo,
         destination: &Destination,
-        claim: &mut Claim,
-        result: &Path,
     ) -> Result<PathBuf, Box<Failed>> {
-        let attempt = begin(claim, "move");
-        let facts = self.facts(claim, result, None);
+        let attempt = begin(self.claim, "move");
+        let facts = self.facts();
         let name = move_to.name.render(facts.id, |field| facts.for_name(field));
         let record = move_to.keep_record.then(|| facts.record_json());
-        let earlier = earlier(claim, &move_to.dir);
+        let earlier = earlier(self.claim, &move_to.dir);
+        let stop = &self.workshop.stop;
+        let claim = &mut *self.claim;
         let delivered = claim
             .data()
             .try_clone()
@@ -311,7 +326,7 @@ impl Workshop {
                 let mut held = Held {
                     claim,
                     dir: &move_to.dir,
-                    stop: &self.stop,
+                    stop,
                 };
                 destination.deliver(&parcel, earlier.as_ref(), &mut held)
             });
@@ -326,20 +341,17 @@ impl Workshop {
             })
     }
 
-    fn facts<'a>(
-        &self,
-        claim: &'a Claim,
-        result_path: &'a Path,
-        delivered: Option<&Path>,
-    ) -> Facts<'a> {
+    fn facts(&self) -> Facts<'_> {
+        let claim = &*self.claim;
+        let file = self.delivered.clone();
         Facts {
             id: claim.id(),
             claim: claim.claim_id(),
             record: claim.record(),
-            file: delivered.map_or_else(|| claim.path(), Path::to_owned),
+            file: file.unwrap_or_else(|| claim.path()),
             record_path: claim.record_path(),
-            result_path,
-            max_attempts: self.config.backoff.attempts_max,
+            result_path: self.result_path,
+            max_attempts: self.workshop.config.backoff.attempts_max,
         }
     }
 }
@@ -420,66 +432,5 @@ fn unless_lost(settled: Settled, conclusion: Conclusion) -> Conclusion {
             );
             Conclusion::Dead { rejected: false }
         }
-    }
-}
-
-/// What the command wrote for the client: JSON, or else text. Removes the file.
-fn take_result(path: &Path) -> Result<Option<Value>, DiskError> {
-    use std::io::Read;
-
-    use shared::durable::OnPath;
-    let file = match durable::open(path, false) {
-        Err(error) if error.is_missing() => return Ok(None),
-        file => file?,
-    };
-    let mut bytes = Vec::new();
-    file.take(RESULT_BYTES_MAX + 1)
-        .read_to_end(&mut bytes)
-        .on("read", path)?;
-    durable::unlink(path)?;
-    if RESULT_BYTES_MAX < bytes.len() as u64 {
-        tracing::warn!(
-            most = RESULT_BYTES_MAX,
-            "the command's result is too large and not kept"
-        );
-        return Ok(None);
-    }
-    if bytes.iter().all(u8::is_ascii_whitespace) {
-        return Ok(None);
-    }
-    let text = || Value::String(String::from_utf8_lossy(&bytes).trim_end().to_owned());
-    Ok(Some(
-        serde_json::from_slice(&bytes).unwrap_or_else(|_| text()),
-    ))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_result_is_json_or_text_of_limited_size_and_read_once() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("result");
-        let limit = usize::try_from(RESULT_BYTES_MAX).unwrap();
-        let cases: [(Vec<u8>, Option<Value>); 6] = [
-            (
-                br#"{"ok": true}"#.to_vec(),
-                Some(serde_json::json!({"ok": true})),
-            ),
-            (b"fine\n".to_vec(), Some("fine".into())),
-            (b"\xff".to_vec(), Some("\u{fffd}".into())),
-            (b" \n".to_vec(), None),
-            (vec![b'x'; limit + 1], None),
-            (vec![b'x'; limit], Some("x".repeat(limit).into())),
-        ];
-        for (bytes, expected) in cases {
-            std::fs::write(&path, bytes).unwrap();
-            assert_eq!(take_result(&path).unwrap(), expected);
-            assert!(!path.try_exists().unwrap());
-        }
-        assert_eq!(take_result(&path).unwrap(), None);
-        std::os::unix::fs::symlink("/etc/passwd", &path).unwrap();
-        assert!(take_result(&path).is_err(), "no link is followed");
     }
 }

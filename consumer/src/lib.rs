@@ -20,6 +20,7 @@ pub mod hook;
 
 pub mod facts;
 pub mod job;
+mod result;
 
 pub mod operate;
 pub mod queue;
