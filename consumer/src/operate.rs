@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use shared::id::UploadId;
 use shared::lookup::State;
-use shared::spool::{Options, Spool};
+use shared::spool::Spool;
 use shared::startup::{Bytes, Exit, Failure, LogArgs, Period, Program, SpoolArgs};
 use shared::time::UnixTime;
 
@@ -324,14 +324,8 @@ fn open(args: &SpoolArgs) -> Result<Arc<Spool>, Failure> {
     {
         return Err(Failure::usage(format!("{} is no spool", root.display())));
     }
-    let options = Options {
-        durability: args.durability,
-        directory_mode: args.directory_mode.0,
-        file_mode: args.file_mode.0,
-    };
-    Ok(Arc::new(
-        Spool::open(&root, options).map_err(Failure::usage)?,
-    ))
+    let spool = Spool::open(&root, args.options()).map_err(Failure::usage)?;
+    Ok(Arc::new(spool))
 }
 
 /// One line about what came of one upload.

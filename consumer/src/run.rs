@@ -14,8 +14,8 @@ use admin::{Admin, ConsumerMetrics, Health};
 use nix::unistd::{Gid, Uid};
 use shared::durable;
 use shared::orphan::Rules as OrphanRules;
-use shared::probe::{self, Expectations, Probe};
-use shared::spool::{Options, Spool};
+use shared::probe::Probe;
+use shared::spool::Spool;
 use shared::startup::{Exit, Failure, Shutdown, systemd};
 use shared::time::UnixTime;
 use tokio::signal::unix::SignalKind;
@@ -49,7 +49,8 @@ const LAST_MOMENTS: Duration = Duration::from_secs(5);
 /// # Errors
 /// The spool cannot be used ([`Exit::USAGE`]), or something failed that ends the process.
 pub fn run(config: Config, admin: Option<TcpListener>) -> Result<Exit, Failure> {
-    let (spool, probe) = open(&config)?;
+    let (spool, probe) = config.spool.open().map_err(Failure::usage)?;
+    let spool = Arc::new(spool);
     hook::adopt_orphans()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -59,26 +60,6 @@ pub fn run(config: Config, admin: Option<TcpListener>) -> Result<Exit, Failure> 
         let metrics = tell(admin, &spool, config.jobs.get(), &shutdown)?;
         consume(config, spool, &probe, metrics, shutdown).await
     })
-}
-
-/// Opens the spool and tries it out.
-fn open(config: &Config) -> Result<(Arc<Spool>, Probe), Failure> {
-    let args = &config.spool;
-    let options = Options {
-        durability: args.durability,
-        directory_mode: args.directory_mode.0,
-        file_mode: args.file_mode.0,
-    };
-    let spool = Spool::open(&args.spool, options).map_err(Failure::usage)?;
-    let expect = Expectations {
-        file_mode: args.file_mode.0,
-        allow_overlay: args.allow_overlay,
-    };
-    let probe = probe::probe(spool.layout(), expect).map_err(Failure::usage)?;
-    for warning in probe.warnings() {
-        tracing::warn!("{warning}");
-    }
-    Ok((Arc::new(spool), probe))
 }
 
 /// Counts from now on, and answers on `listener` who asks what was counted.

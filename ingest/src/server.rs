@@ -8,9 +8,8 @@ use std::time::Duration;
 
 use admin::{Admin, Health, IngestMetrics};
 use shared::durable;
-use shared::probe::{self, Expectations, ProbeError};
-use shared::spool::{Spool, SpoolError};
-use shared::startup::{Shutdown, systemd};
+use shared::spool::Spool;
+use shared::startup::{OpenError, Shutdown, systemd};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -40,12 +39,9 @@ const SWEEP_EVERY: Duration = Duration::from_secs(60);
 /// Why the server could not start to serve.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The directory is no spool and cannot become one.
+    /// The directory cannot be the spool.
     #[error(transparent)]
-    Spool(#[from] SpoolError),
-    /// The filesystem below the spool lacks what the pipeline stands on.
-    #[error(transparent)]
-    Probe(#[from] ProbeError),
+    Spool(#[from] OpenError),
     /// The spool cannot be read.
     #[error("cannot use the spool")]
     Uploads(#[source] io::Error),
@@ -72,20 +68,7 @@ impl Server {
     /// Why it cannot be one. Nothing is bound yet.
     pub fn open(config: Config) -> Result<Self, StartError> {
         let args = &config.spool;
-        let options = shared::spool::Options {
-            durability: args.durability,
-            directory_mode: args.directory_mode.0,
-            file_mode: args.file_mode.0,
-        };
-        let spool = Spool::open(&args.spool, options)?;
-        let expect = Expectations {
-            file_mode: args.file_mode.0,
-            allow_overlay: args.allow_overlay,
-        };
-        let probe = probe::probe(spool.layout(), expect)?;
-        for warning in probe.warnings() {
-            warn!("{warning}");
-        }
+        let (spool, probe) = args.open()?;
         if config.limits.size_max.is_none() {
             warn!("no --max-size: one upload may take all space but --min-free");
         }

@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use shared::durable::Durability;
-use shared::probe::{self, Expectations, Probe};
+use shared::probe::Probe;
 use shared::spool::{Options, Spool};
 use shared::startup::{self, Exit, Failure, Shutdown};
 use shared::time::UnixTime;
@@ -58,24 +58,11 @@ pub fn run(args: &Args) -> Result<Exit, Failure> {
 }
 
 fn open(args: &Args) -> Result<(Spools, Probe), Failure> {
-    let options = Options {
-        durability: args.spool.durability,
-        directory_mode: args.spool.directory_mode.0,
-        file_mode: args.spool.file_mode.0,
-    };
-    let spool = Spool::open(&args.spool.spool, options).map_err(Failure::usage)?;
-    let expect = Expectations {
-        file_mode: options.file_mode,
-        allow_overlay: args.spool.allow_overlay,
-    };
-    let probe = probe::probe(spool.layout(), expect).map_err(Failure::usage)?;
+    let (spool, probe) = args.spool.open().map_err(Failure::usage)?;
     tracing::info!(spool = %args.spool.spool.display(), filesystem = %probe, "spool opened");
-    for warning in probe.warnings() {
-        tracing::warn!("{warning}");
-    }
     let unsynced = Options {
         durability: Durability::None,
-        ..options
+        ..args.spool.options()
     };
     let quick = Spool::open(&args.spool.spool, unsynced).map_err(Failure::usage)?;
     let spools = Spools {

@@ -40,7 +40,7 @@ pub mod shutdown;
 pub mod systemd;
 mod values;
 
-pub use args::SpoolArgs;
+pub use args::{OpenError, SpoolArgs};
 pub use command::{Program, command, parse_from, run_main};
 pub use exit::{Exit, Failure};
 pub use logs::{LogArgs, LogFilter, LogFormat};

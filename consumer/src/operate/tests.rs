@@ -5,6 +5,7 @@ use shared::layout::{DataAt, RecordAt};
 use shared::receive::NewData;
 use shared::record::Record;
 use shared::size::{Length, Offset};
+use shared::spool::Options;
 
 use super::*;
 

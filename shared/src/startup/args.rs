@@ -6,6 +6,8 @@ use clap::builder::PossibleValue;
 
 use super::Mode;
 use crate::durable::Durability;
+use crate::probe::{self, Expectations, Probe, ProbeError};
+use crate::spool::{Options, Spool, SpoolError};
 
 /// Which spool, and how files in it are made. Flatten it into a program's arguments.
 #[derive(Debug, Clone, clap::Args)]
@@ -35,6 +37,47 @@ pub struct SpoolArgs {
     /// Accept a spool on overlayfs, where only processes of one container exclude each other
     #[arg(long, help_heading = "Spool")]
     pub allow_overlay: bool,
+}
+
+/// Why the spool of a program's flags cannot be used. One line, for the operator.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The directory is no spool and cannot become one.
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
+    /// The filesystem below it lacks what the programs stand on.
+    #[error(transparent)]
+    Probe(#[from] ProbeError),
+}
+
+impl SpoolArgs {
+    /// How the spool is used.
+    #[must_use]
+    pub fn options(&self) -> Options {
+        Options {
+            durability: self.durability,
+            directory_mode: self.directory_mode.0,
+            file_mode: self.file_mode.0,
+        }
+    }
+
+    /// Opens the spool, creating it where its parent exists, and tries it out. What the operator
+    /// should know of its filesystem is logged.
+    ///
+    /// # Errors
+    /// Why it cannot be used.
+    pub fn open(&self) -> Result<(Spool, Probe), OpenError> {
+        let spool = Spool::open(&self.spool, self.options())?;
+        let expect = Expectations {
+            file_mode: self.file_mode.0,
+            allow_overlay: self.allow_overlay,
+        };
+        let probe = probe::probe(spool.layout(), expect)?;
+        for warning in probe.warnings() {
+            tracing::warn!("{warning}");
+        }
+        Ok((spool, probe))
+    }
 }
 
 /// As the flag spells it.
