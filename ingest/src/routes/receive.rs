@@ -45,70 +45,72 @@ async fn receive_held(
 ) -> Result<Reached, IngestError> {
     let (id, kind) = (held.seat.id(), of_record(record).kind);
     let mut append = prepare(ingest, held, plan, record, kind)?;
-    let checksum = match &plan.verify {
-        Verify::Digest(announced) => Some(Box::new(Hasher::new(announced.algorithm))),
-        Verify::Nothing | Verify::Trailer => None,
-    };
     let whole = (kind == Kind::Whole).then(|| ingest.uploads.digests.take(id, record, plan.at));
     let mut taps = Taps {
-        checksum,
+        checksum: hasher_of(&plan.verify),
         whole: whole.flatten(),
     };
-    let mut body = request.exchange.take_body();
-    let (patience, metrics) = (&ingest.patience, &ingest.metrics);
-    let mut end = body::receive(&mut body, &mut append, &mut taps, patience, metrics).await;
-    drop(body);
-    // A body can end in the silence in which the lock was given up: nothing is done without it.
-    if let Err(lost) = append.resume() {
-        end = End::Lost(lost);
-    }
+    let end = stream(ingest, request, &mut append, &mut taps).await;
     let (counted, came) = (counted_as(&end), append.position().0 - plan.at.0);
-    log(&end);
     // What could not be made to count must not be handed over.
     let lost = matches!(end, End::Lost(_) | End::Disk(_));
     let (mut append, mut ended) = match end {
         End::Complete(trailers) => verify(append, plan, taps.checksum, trailers.as_ref()).await?,
         other => (append, Err(refusal(&other, &plan.room.beyond))),
     };
-    metrics.body(
-        match (counted, &ended) {
-            (BodyEnd::Complete, Err(_)) => BodyEnd::Mismatch,
-            (counted, _) => counted,
-        },
-        came,
-    );
+    let counted = match (counted, &ended) {
+        (BodyEnd::Complete, Err(_)) => BodyEnd::Mismatch,
+        (counted, _) => counted,
+    };
+    ingest.metrics.body(counted, came);
     append.settle().await?;
     let position = append.position();
     let reached = plan.reached(position.0 - plan.at.0, ended.is_ok());
     let complete = matches!(&reached, Ok(reached) if reached.complete) && append.all_counts();
-    let whole = (complete && kind == Kind::Whole && !lost).then_some(Length(position.0));
+    let mut whole = (complete && kind == Kind::Whole && !lost).then_some(Length(position.0));
     let running = taps.whole.filter(|running| running.upto() == position);
-    let whole = match whole {
-        Some(length) => {
-            // Rarely needed, and larger than all the rest: in a place of its own.
-            let checking = Box::pin(check(ingest, append, running, record.clone()));
-            let (checked, verdict) = checking.await?;
-            append = checked;
-            let whole = Some(length).filter(|_| verdict.is_ok());
-            ended = ended.and(verdict);
-            whole
-        }
-        None => {
-            running
-                .into_iter()
-                .for_each(|running| ingest.uploads.digests.keep(id, running));
-            None
-        }
-    };
+    if whole.is_some() {
+        // Rarely needed, and larger than all the rest: in a place of its own.
+        let checking = Box::pin(check(ingest, append, running, record.clone()));
+        let (checked, verdict) = checking.await?;
+        append = checked;
+        whole = whole.filter(|_| verdict.is_ok());
+        ended = ended.and(verdict);
+    } else if let Some(running) = running {
+        ingest.uploads.digests.keep(id, running);
+    }
     ingest.uploads.commit(append, whole).await?;
     if complete && kind == Kind::Partial {
         ingest.uploads.part_completed(id, record);
     }
     if whole.is_some() {
-        metrics.upload(UploadEvent::Completed);
+        ingest.metrics.upload(UploadEvent::Completed);
     }
     ended?;
     Ok(reached?)
+}
+
+/// Takes the body in, until it ends in one way or another. The lock is held when this returns, but for
+/// [`End::Lost`].
+async fn stream(ingest: &Ingest, request: &Request, append: &mut Append, taps: &mut Taps) -> End {
+    let mut body = request.exchange.take_body();
+    let (patience, metrics) = (&ingest.patience, &ingest.metrics);
+    let mut end = body::receive(&mut body, append, taps, patience, metrics).await;
+    drop(body);
+    // A body can end in the silence in which the lock was given up: nothing is done without it.
+    if let Err(lost) = append.resume() {
+        end = End::Lost(lost);
+    }
+    log(&end);
+    end
+}
+
+/// The hasher for a digest that was announced before the body.
+fn hasher_of(verify: &Verify) -> Option<Box<Hasher>> {
+    match verify {
+        Verify::Digest(announced) => Some(Box::new(Hasher::new(announced.algorithm))),
+        Verify::Nothing | Verify::Trailer => None,
+    }
 }
 
 /// Notes what this request says about the upload: a length that has just become known, for which
