@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use shared::id::UploadId;
 use shared::lookup::State;
+use shared::orphan;
 use shared::spool::Spool;
 use shared::startup::{Bytes, Exit, Failure, LogArgs, Period, Program, SpoolArgs};
 use shared::time::UnixTime;
@@ -218,7 +219,7 @@ pub struct Fsck {
     #[arg(long)]
     repair: bool,
     /// On network filesystems, how long a silent consumer keeps its claims; as the consumers' flag
-    #[arg(long, value_name = "DURATION", default_value_t = Period::from_secs(60))]
+    #[arg(long, value_name = "DURATION", default_value_t = Period(orphan::LEASE))]
     lease: Period,
     /// One JSON object per line
     #[arg(long)]

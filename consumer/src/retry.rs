@@ -5,9 +5,7 @@ use std::time::Duration;
 /// First delay's upper bound. Long enough for a service to restart, short enough to go unnoticed.
 pub const BASE_DEFAULT: Duration = Duration::from_secs(5);
 /// Upper bound of every delay.
-pub const CAP_DEFAULT: Duration = Duration::from_secs(15 * 60);
-/// Attempts in all. With the delays above the last comes about an hour after the first.
-pub const ATTEMPTS_DEFAULT: u32 = 10;
+pub const CAP_DEFAULT: Duration = shared::wait::DELAY_MAX;
 
 /// Exponential backoff with full jitter: uploads that failed together do not return together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,7 +82,7 @@ mod tests {
     const BACKOFF: Backoff = Backoff {
         base: BASE_DEFAULT,
         cap: CAP_DEFAULT,
-        attempts_max: ATTEMPTS_DEFAULT,
+        attempts_max: shared::orphan::MAX_ATTEMPTS,
     };
 
     fn seconds(s: u64) -> Duration {

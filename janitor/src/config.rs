@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use shared::orphan;
 use shared::startup::{LogArgs, Period, Program, SpoolArgs};
 
 use crate::policy::{Expired, Policy, Zombies};
@@ -63,12 +64,12 @@ pub struct Args {
         long,
         help_heading = "What goes, and when",
         value_name = "N",
-        default_value_t = 10
+        default_value_t = orphan::MAX_ATTEMPTS
     )]
     pub max_attempts: u32,
 
     /// On network filesystems, how long a silent consumer keeps its claims; as the consumers' flag
-    #[arg(long, help_heading = "What goes, and when", value_name = "DURATION", default_value_t = Period::from_secs(60))]
+    #[arg(long, help_heading = "What goes, and when", value_name = "DURATION", default_value_t = Period(orphan::LEASE))]
     pub lease: Period,
 
     /// Leave the rest for later once this many uploads lost their data in one pass; the exit code
@@ -118,7 +119,7 @@ impl Args {
             zombies: self.zombies,
             expired: self.expired,
         };
-        let orphans = shared::orphan::Rules {
+        let orphans = orphan::Rules {
             lease: is_network.then_some(self.lease.0),
             max_attempts: self.max_attempts.max(1),
         };

@@ -23,6 +23,15 @@ use crate::record::{self, Attempt, Place, Record, RecordError};
 use crate::spool::{Spool, changed_at};
 use crate::time::UnixTime;
 
+/// Attempts after which an upload is a dead letter, unless a flag says otherwise. Shared, because the
+/// consumers and the janitor must agree on it: any of them may find the claim of a consumer that died
+/// in its last attempt. By the consumers' delays the last comes about an hour after the first.
+pub const MAX_ATTEMPTS: u32 = 10;
+
+/// How long a heartbeat may be silent on a network filesystem, unless a flag says otherwise. Shared
+/// for the same reason: who had a shorter one would take uploads from consumers that live.
+pub const LEASE: Duration = Duration::from_secs(60);
+
 /// By which rules orphaned claims go back to the queue.
 #[derive(Clone, Copy, Debug)]
 pub struct Rules {

@@ -36,10 +36,7 @@ pub use held::{Held, SaveError};
 /// How often the spool is looked at while nothing is there.
 pub const POLL: Duration = Duration::from_secs(1);
 
-/// Attempts after which an upload is a dead letter, unless said otherwise.
-pub const MAX_ATTEMPTS: u32 = 10;
-
-/// Longest delay before another attempt, unless said otherwise.
+/// Longest delay before another attempt, unless said otherwise: the consumers' `--backoff-cap`.
 pub const DELAY_MAX: Duration = Duration::from_secs(15 * 60);
 
 /// Waits for finished uploads.
@@ -62,7 +59,7 @@ impl Waiter {
     pub fn new(spool: Arc<Spool>) -> Self {
         let rules = Rules {
             lease: None,
-            max_attempts: MAX_ATTEMPTS,
+            max_attempts: orphan::MAX_ATTEMPTS,
         };
         Self {
             spool,

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use admin::AdminArgs;
 use clap::Command;
 use nix::unistd::{Gid, Group, Uid, User};
+use shared::orphan;
 use shared::startup::{Exit, LogArgs, Mode, Period, Program, SpoolArgs, command};
 
 use super::LimitPer;
@@ -244,7 +245,7 @@ pub struct WorkArgs {
     #[arg(
         long,
         value_name = "DURATION",
-        default_value = "60s",
+        default_value_t = Period(orphan::LEASE),
         help_heading = "Retries"
     )]
     pub lease: Period,
@@ -258,7 +259,7 @@ fn jobs() -> impl clap::builder::TypedValueParser<Value = NonZeroU32> {
 }
 
 fn attempts_default() -> NonZeroU32 {
-    NonZeroU32::new(retry::ATTEMPTS_DEFAULT).unwrap_or(NonZeroU32::MIN)
+    NonZeroU32::new(orphan::MAX_ATTEMPTS).unwrap_or(NonZeroU32::MIN)
 }
 
 /// `USER`, `USER:GROUP` or `:GROUP`, by name or number.

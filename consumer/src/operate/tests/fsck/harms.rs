@@ -169,7 +169,7 @@ fn has_ended(case: &Case, id: UploadId) -> bool {
 /// all of it could be.
 fn drain(case: &Case) -> Result<(), String> {
     let now = UnixTime::now();
-    let rules = shared::orphan::Rules {
+    let rules = orphan::Rules {
         lease: None,
         max_attempts: 10,
     };
