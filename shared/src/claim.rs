@@ -25,7 +25,7 @@ use crate::durable::{self, DiskError, OnPath};
 use crate::ending;
 use crate::failpoint::{self, Failpoint};
 use crate::handover;
-use crate::host::{self, Host};
+use crate::host;
 use crate::id::{ClaimId, UploadId};
 use crate::layout::{DataAt, Dir, RecordAt};
 use crate::lock::{DataLock, TryLock};
@@ -108,44 +108,8 @@ pub fn try_claim(
         at: from,
         lock: &lock,
     };
-    let record_path = layout.record(id, RecordAt::Completed);
-    let unfit = match record::read(&record_path) {
-        Ok(record) if record.place.is_ending() => {
-            ending::finish(locked, RecordAt::Completed)?;
-            return Ok(TryClaim::Gone);
-        }
-        Ok(record) => {
-            let size = lock.file().metadata().on("stat", &path)?.len();
-            fits(&record, size).err()
-        }
-        Err(RecordError::Disk(error)) if error.is_missing() => {
-            // A hand-over that a power cut left half done, a delayed listing, or nobody's data.
-            let completed = Locked {
-                at: DataAt::Completed,
-                ..locked
-            };
-            match handover::recover_locked(completed, now)? {
-                handover::Recovered::Completed { by_us: true } => return Ok(TryClaim::Busy),
-                // Or a second name of one that has ended.
-                handover::Recovered::Ended(_) => {
-                    durable::unlink(&path)?;
-                    return Ok(TryClaim::Gone);
-                }
-                _ => {}
-            }
-            if is_young(spool, lock.file(), &path)? {
-                return Ok(TryClaim::Busy);
-            }
-            Some("data without a record".to_owned())
-        }
-        Err(RecordError::Disk(error)) => return Err(error),
-        // A later version's, met during an upgrade: for a consumer that knows it.
-        Err(error) if error.is_newer() => return Ok(TryClaim::Busy),
-        Err(RecordError::Unreadable { reason, .. }) => Some(format!("record: {reason}")),
-    };
-    if let Some(reason) = unfit {
-        burial::bury(locked, &reason, now)?;
-        return Ok(TryClaim::Torn(reason));
+    if let Some(unclaimed) = look(locked, now)? {
+        return Ok(unclaimed);
     }
     failpoint::hit(Failpoint::ClaimLocked).on("claim", &path)?;
     let claim = ClaimId::generate();
@@ -155,6 +119,60 @@ pub fn try_claim(
     }
     failpoint::hit(Failpoint::ClaimRenamed).on("claim", &path)?;
     begin(spool, id, claim, lock, now)
+}
+
+/// Whether locked data may be claimed: `None`. Otherwise what came of it: what has ended is taken
+/// away, and what does not fit its record is buried.
+fn look(locked: Locked<'_>, now: UnixTime) -> Result<Option<TryClaim>, DiskError> {
+    let Locked {
+        spool, id, lock, ..
+    } = locked;
+    let unfit = match record::read(&spool.layout().record(id, RecordAt::Completed)) {
+        Ok(record) if record.place.is_ending() => {
+            ending::finish(locked, RecordAt::Completed)?;
+            return Ok(Some(TryClaim::Gone));
+        }
+        Ok(record) => {
+            let size = lock.file().metadata().on("stat", &locked.path())?.len();
+            match fits(&record, size) {
+                Ok(()) => return Ok(None),
+                Err(unfit) => unfit,
+            }
+        }
+        Err(RecordError::Disk(error)) if error.is_missing() => {
+            return without_record(locked, now).map(Some);
+        }
+        Err(RecordError::Disk(error)) => return Err(error),
+        // A later version's, met during an upgrade: for a consumer that knows it.
+        Err(error) if error.is_newer() => return Ok(Some(TryClaim::Busy)),
+        Err(RecordError::Unreadable { reason, .. }) => format!("record: {reason}"),
+    };
+    burial::bury(locked, &unfit, now)?;
+    Ok(Some(TryClaim::Torn(unfit)))
+}
+
+/// Data without a record in `completed/`: a hand-over that a power cut left half done, a delayed
+/// listing, or nobody's.
+fn without_record(locked: Locked<'_>, now: UnixTime) -> Result<TryClaim, DiskError> {
+    let completed = Locked {
+        at: DataAt::Completed,
+        ..locked
+    };
+    match handover::recover_locked(completed, now)? {
+        handover::Recovered::Completed { by_us: true } => return Ok(TryClaim::Busy),
+        // Or a second name of one that has ended.
+        handover::Recovered::Ended(_) => {
+            durable::unlink(&locked.path())?;
+            return Ok(TryClaim::Gone);
+        }
+        _ => {}
+    }
+    if is_young(locked)? {
+        return Ok(TryClaim::Busy);
+    }
+    let reason = "data without a record";
+    burial::bury(locked, reason, now)?;
+    Ok(TryClaim::Torn(reason.to_owned()))
 }
 
 /// Counts the attempt and writes the claim's state, once the upload is ours.
@@ -187,29 +205,14 @@ fn begin(
     if spool.durability().syncs_finish() {
         file.sync()?;
     }
-    let host = Host::this();
-    let state = ClaimState {
-        attempt: record.attempts,
-        host: host.name.clone(),
-        boot: host.boot.clone(),
-        pid: std::process::id(),
-        claimed_at: now,
-        claimed_steady: Some(host::steady()),
-        group: None,
-        deadline: None,
-        deadline_steady: None,
-        destination: record.rest.destination.clone(),
-        destination_inode: record.rest.destination_inode,
-        other: serde_json::Map::new(),
-    };
     let mut claim = Claim {
         spool: Arc::clone(spool),
         id,
         claim,
         lock,
         file,
+        state: ClaimState::of_this_process(&record, now),
         record,
-        state,
         state_file: StateFile::default(),
     };
     if let Err(error) = claim.write_state(false) {
@@ -222,9 +225,10 @@ fn begin(
 }
 
 /// Whether data has got its name only now, by the clock that has stamped it.
-fn is_young(spool: &Spool, file: &File, path: &std::path::Path) -> Result<bool, DiskError> {
-    let changed = changed_at(&file.metadata().on("stat", path)?);
-    match spool.stored_now() {
+fn is_young(locked: Locked<'_>) -> Result<bool, DiskError> {
+    let data = locked.lock.file().metadata();
+    let changed = changed_at(&data.on("stat", &locked.path())?);
+    match locked.spool.stored_now() {
         Ok(now) => Ok(now.since(changed) < RECORD_GRACE),
         // To be judged once there is room to tell the time.
         Err(error) if error.is_full() => Ok(true),

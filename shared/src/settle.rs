@@ -100,7 +100,7 @@ impl Claim {
     /// As the steps. The upload goes back to the queue without its delay then.
     pub fn retry(self, attempt: Attempt, not_before: u64) -> Result<Settled, DiskError> {
         let at = DataAt::Deferred(not_before.min(NOT_BEFORE_MAX));
-        self.go_to(at, Some(attempt), false)
+        self.go_to(at, Some(attempt))
     }
 
     /// Nothing was tried, or not to the end: back to the queue, the attempt not counted.
@@ -108,7 +108,7 @@ impl Claim {
     /// # Errors
     /// As the steps.
     pub fn put_back(self) -> Result<Settled, DiskError> {
-        self.go_to(DataAt::Completed, None, true)
+        self.go_to(DataAt::Completed, None)
     }
 
     /// Takes the upload aside for an operator, the attempt not counted.
@@ -116,39 +116,26 @@ impl Claim {
     /// # Errors
     /// As the steps.
     pub fn hold(self) -> Result<Settled, DiskError> {
-        self.go_to(DataAt::Held, None, true)
+        self.go_to(DataAt::Held, None)
     }
 
-    fn go_to(
-        mut self,
-        at: DataAt,
-        attempt: Option<Attempt>,
-        uncount: bool,
-    ) -> Result<Settled, DiskError> {
+    /// Moves the data on. Without a failed attempt to remember, the one that was begun counts for
+    /// nothing.
+    fn go_to(mut self, at: DataAt, attempt: Option<Attempt>) -> Result<Settled, DiskError> {
         if !self.is_ours()? {
             return self.without_data(attempt, "not finished");
         }
         let path = self.path();
         self.record.set_place(at);
-        if uncount {
-            self.record.attempts = self.record.attempts.saturating_sub(1);
+        let mut needs_rest = self.keep_destination();
+        match attempt {
+            Some(attempt) => {
+                self.record.remember(attempt);
+                needs_rest = true;
+            }
+            None => self.record.attempts = self.record.attempts.saturating_sub(1),
         }
-        // The name chosen in the destination must be found again by the next attempt.
-        let chosen = (&self.state.destination, self.state.destination_inode);
-        let known = (
-            &self.record.rest.destination,
-            self.record.rest.destination_inode,
-        );
-        let more = attempt.is_some() || chosen != known;
-        self.record
-            .rest
-            .destination
-            .clone_from(&self.state.destination);
-        self.record.rest.destination_inode = self.state.destination_inode;
-        if let Some(attempt) = attempt {
-            self.record.remember(attempt);
-        }
-        if more {
+        if needs_rest {
             self.replace_record()?;
         } else {
             self.file.write_head(&self.record)?;
@@ -180,11 +167,7 @@ impl Claim {
         if let Some(attempt) = attempt {
             self.record.remember(attempt);
         }
-        self.record
-            .rest
-            .destination
-            .clone_from(&self.state.destination);
-        self.record.rest.destination_inode = self.state.destination_inode;
+        self.keep_destination();
         self.record.set_place(DataAt::Failed);
         self.replace_record()?;
         burial::move_to_failed(self.locked(), Some(&self.record), reason, now)?;
@@ -222,6 +205,17 @@ impl Claim {
         self.remove_state()?;
         self.lock.unlock(&self.path())?;
         Ok(Settled::DataTaken)
+    }
+
+    /// Notes in the record which name the delivery has chosen in the destination: the next attempt
+    /// must find it again. Whether that is new to the record.
+    fn keep_destination(&mut self) -> bool {
+        let (chosen, known) = (&self.state, &mut self.record.rest);
+        let is_known = known.destination == chosen.destination
+            && known.destination_inode == chosen.destination_inode;
+        known.destination.clone_from(&chosen.destination);
+        known.destination_inode = chosen.destination_inode;
+        !is_known
     }
 
     fn replace_record(&mut self) -> Result<(), DiskError> {

@@ -16,8 +16,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::durable::{self, DiskError, OnPath};
+use crate::host::{self, Host};
 use crate::id::UploadId;
-use crate::record::HEAD_LEN as SECTOR;
+use crate::record::{HEAD_LEN as SECTOR, Record};
 use crate::spool::Spool;
 use crate::time::UnixTime;
 
@@ -65,6 +66,28 @@ pub struct ClaimState {
     /// Fields that we do not know.
     #[serde(flatten)]
     pub other: serde_json::Map<String, Value>,
+}
+
+impl ClaimState {
+    /// Of a claim that this process makes now. What an earlier attempt chose in the destination is
+    /// known to the record.
+    pub(super) fn of_this_process(record: &Record, now: UnixTime) -> Self {
+        let host = Host::this();
+        Self {
+            attempt: record.attempts,
+            host: host.name.clone(),
+            boot: host.boot.clone(),
+            pid: std::process::id(),
+            claimed_at: now,
+            claimed_steady: Some(host::steady()),
+            group: None,
+            deadline: None,
+            deadline_steady: None,
+            destination: record.rest.destination.clone(),
+            destination_inode: record.rest.destination_inode,
+            other: serde_json::Map::new(),
+        }
+    }
 }
 
 /// The file of one claim's state, for the claim's owner.
