@@ -29,41 +29,6 @@ impl UploadId {
     }
 }
 
-impl FromStr for UploadId {
-    type Err = InvalidId;
-
-    fn from_str(text: &str) -> Result<Self, InvalidId> {
-        let canonical = text.len() == Self::LEN && !text.bytes().any(|b| b.is_ascii_uppercase());
-        let id = canonical.then(|| Uuid::try_parse(text).ok()).flatten();
-        id.map(Self).ok_or(InvalidId)
-    }
-}
-
-impl fmt::Display for UploadId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.as_hyphenated().fmt(f)
-    }
-}
-
-impl fmt::Debug for UploadId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-impl Serialize for UploadId {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for UploadId {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-        text.parse().map_err(serde::de::Error::custom)
-    }
-}
-
 /// Names one claim: unique to one claimer and one claim, never used again.
 ///
 /// 32 lower-case hexadecimal digits. Uniqueness is what makes the rename to
@@ -82,40 +47,49 @@ impl ClaimId {
     }
 }
 
-impl FromStr for ClaimId {
-    type Err = InvalidId;
+/// Gives an id one written form, everywhere the same: parsed, printed and in JSON.
+macro_rules! written_only_as {
+    ($form:ident, $id:ident) => {
+        impl FromStr for $id {
+            type Err = InvalidId;
 
-    fn from_str(text: &str) -> Result<Self, InvalidId> {
-        let canonical = text.len() == Self::LEN && !text.bytes().any(|b| b.is_ascii_uppercase());
-        let id = canonical.then(|| Uuid::try_parse(text).ok()).flatten();
-        id.map(Self).ok_or(InvalidId)
-    }
+            fn from_str(text: &str) -> Result<Self, InvalidId> {
+                let has_form =
+                    text.len() == Self::LEN && !text.bytes().any(|b| b.is_ascii_uppercase());
+                let id = has_form.then(|| Uuid::try_parse(text).ok()).flatten();
+                id.map(Self).ok_or(InvalidId)
+            }
+        }
+
+        impl fmt::Display for $id {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.$form().fmt(f)
+            }
+        }
+
+        impl fmt::Debug for $id {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        }
+
+        impl Serialize for $id {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $id {
+            fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+                let text = std::borrow::Cow::<'de, str>::deserialize(from)?;
+                text.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    };
 }
 
-impl fmt::Display for ClaimId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.as_simple().fmt(f)
-    }
-}
-
-impl fmt::Debug for ClaimId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-impl Serialize for ClaimId {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for ClaimId {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-        text.parse().map_err(serde::de::Error::custom)
-    }
-}
+written_only_as!(as_hyphenated, UploadId);
+written_only_as!(as_simple, ClaimId);
 
 #[cfg(test)]
 mod tests {
