@@ -1,4 +1,14 @@
+use super::http::Connection;
 use super::server::{TestServer, patch, patch_head, wait_until};
+
+/// A running PATCH of ten bytes, of which five have arrived.
+fn half_sent(server: &TestServer, upload: &str) -> Connection {
+    let mut running = server.connect();
+    running.send(patch_head(upload, 0, 10));
+    running.send("hello");
+    wait_until("the bytes have arrived", || server.offset(upload) == 5);
+    running
+}
 
 #[test]
 fn a_running_upload_ends_in_the_drain_time_and_nobody_new_is_let_in() {
@@ -7,10 +17,7 @@ fn a_running_upload_ends_in_the_drain_time_and_nobody_new_is_let_in() {
     let mut idle = server.connect();
     idle.send("OPTIONS /files/ HTTP/1.1\r\nHost: x\r\n\r\n");
     idle.response().expect(204, &[]);
-    let mut running = server.connect();
-    running.send(patch_head(&upload, 0, 10));
-    running.send("hello");
-    wait_until("the bytes have arrived", || server.offset(&upload) == 5);
+    let mut running = half_sent(&server, &upload);
     server.stop();
     assert!(idle.is_closed());
     wait_until("the listener is closed", || {
@@ -28,10 +35,7 @@ fn a_running_upload_ends_in_the_drain_time_and_nobody_new_is_let_in() {
 fn after_the_drain_time_bytes_are_kept_and_the_client_is_told_to_come_back() {
     let mut server = TestServer::start(&["--drain-timeout", "200ms"]);
     let upload = server.create(10);
-    let mut running = server.connect();
-    running.send(patch_head(&upload, 0, 10));
-    running.send("hello");
-    wait_until("the bytes have arrived", || server.offset(&upload) == 5);
+    let mut running = half_sent(&server, &upload);
     server.stop();
     running
         .response()
@@ -48,10 +52,7 @@ fn after_the_drain_time_bytes_are_kept_and_the_client_is_told_to_come_back() {
 fn asked_twice_the_server_ends_at_once() {
     let mut server = TestServer::start(&["--drain-timeout", "1h"]);
     let upload = server.create(10);
-    let mut running = server.connect();
-    running.send(patch_head(&upload, 0, 10));
-    running.send("hello");
-    wait_until("the bytes have arrived", || server.offset(&upload) == 5);
+    let _running = half_sent(&server, &upload);
     server.stop();
     server.stop();
     server.join();
