@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 
+use serde::Serialize;
 use serde_json::{Value, json};
+use shared::durable::DiskError;
 use shared::id::UploadId;
 use shared::layout::{DataAt, Dir, Entry, RecordAt};
 use shared::lookup::{self, Found, State};
@@ -151,11 +153,37 @@ pub(super) fn show(spool: &Spool, id: UploadId, out: &mut impl Write) -> Result<
     Ok(true)
 }
 
-#[derive(Default)]
+#[derive(Clone, Copy, Default, Serialize)]
 struct Count {
     uploads: u64,
     bytes: u64,
     oldest_s: u64,
+}
+
+/// The uploads in each state that there are any in.
+fn counts(spool: &Spool, now: UnixTime) -> Result<BTreeMap<&'static str, Count>, Failure> {
+    let mut counts: BTreeMap<_, Count> = BTreeMap::new();
+    each(spool, |_, found| {
+        let count = counts.entry(found.state().name()).or_default();
+        let bytes = match found.state() {
+            State::Receiving => found.record.offset.0,
+            _ => found.record.length.map_or(0, |length| length.0),
+        };
+        let age = now.since(found.record.rest.created_at);
+        count.uploads += 1;
+        count.bytes += bytes;
+        count.oldest_s = count.oldest_s.max(age.as_secs());
+        Ok(())
+    })?;
+    Ok(counts)
+}
+
+/// How many claims are held, or were when their consumer died.
+fn claims(spool: &Spool) -> Result<usize, DiskError> {
+    let claimed = spool.entries(Dir::Claimed)?;
+    Ok(claimed
+        .filter(|entry| matches!(entry, Ok(Entry::Data(..))))
+        .count())
 }
 
 pub(super) fn stats(
@@ -164,40 +192,12 @@ pub(super) fn stats(
     now: UnixTime,
     out: &mut impl Write,
 ) -> Result<bool, Failure> {
-    let mut counts: BTreeMap<&str, Count> = BTreeMap::new();
-    each(spool, |_, found| {
-        let count = counts.entry(found.state().name()).or_default();
-        let bytes = match found.state() {
-            State::Receiving => found.record.offset.0,
-            _ => found.record.length.map_or(0, |length| length.0),
-        };
-        count.uploads += 1;
-        count.bytes += bytes;
-        count.oldest_s = count
-            .oldest_s
-            .max(now.since(found.record.rest.created_at).as_secs());
-        Ok(())
-    })?;
-    let claims = spool
-        .entries(Dir::Claimed)?
-        .filter(|entry| matches!(entry, Ok(Entry::Data(..))));
-    let claims = claims.count();
+    let counts = counts(spool, now)?;
     if args.json {
-        let states: serde_json::Map<_, _> = STATES
-            .iter()
-            .map(|state| {
-                let none = Count::default();
-                let count = counts.get(state.name()).unwrap_or(&none);
-                let Count {
-                    uploads,
-                    bytes,
-                    oldest_s,
-                } = count;
-                let told = json!({"uploads": uploads, "bytes": bytes, "oldest_s": oldest_s});
-                (state.name().to_owned(), told)
-            })
-            .collect();
-        writeln!(out, "{}", json!({"states": states, "claims": claims}))?;
+        let count = |state: State| counts.get(state.name()).copied().unwrap_or_default();
+        let states: BTreeMap<_, _> = STATES.map(|state| (state.name(), count(state))).into();
+        let told = json!({"states": states, "claims": claims(spool)?});
+        writeln!(out, "{told}")?;
         return Ok(true);
     }
     writeln!(
