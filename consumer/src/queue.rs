@@ -1,6 +1,7 @@
 //! Gives uploads to the jobs of this process and keeps what they share: the picker, the gate, the
 //! breaker, the watch. Jobs wait here for work.
 
+mod desk;
 mod inbox;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -8,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use shared::durable::{self, DiskError};
 use shared::id::UploadId;
-use shared::layout::{DataAt, Dir, Entry as Name, RecordAt};
+use shared::layout::{Dir, RecordAt};
 use shared::record;
 use shared::spool::Spool;
 use shared::time::UnixTime;
@@ -16,20 +17,14 @@ use shared::time::UnixTime;
 use crate::breaker::{Breaker, Permit, Sign};
 use crate::gate::{Entry, Gate, Pass};
 use crate::outcome::{End, Suspicion};
-use crate::picker::{Candidate, Miss, Now, Pick, Picker};
+use crate::picker::{Candidate, Miss, Now, Picker};
 use crate::watch::{Heard, Watch};
+use desk::{Desk, Next};
 use inbox::Inbox;
 
 /// So many uploads left of a listing of which some could be claimed are a backlog: until it is
 /// worked through nobody need listen.
 const BACKLOG: usize = 256;
-
-/// While the end of a drain depends on others, how often to look whether they are done.
-const LOOK_AGAIN: Duration = Duration::from_millis(250);
-
-/// Where events were to be had but are refused, how often to look at most: as on a network
-/// filesystem, where none come.
-const DEAF_POLL: Duration = Duration::from_millis(1500);
 
 /// How jobs share a process.
 #[derive(Debug)]
@@ -39,25 +34,6 @@ pub struct Queue {
     begun: Instant,
     desk: Mutex<Desk>,
     inbox: Arc<Inbox>,
-}
-
-/// Who takes what, decided by one job at a time.
-#[derive(Debug)]
-struct Desk {
-    picker: Picker,
-    gate: Gate,
-    breaker: Breaker,
-    suspicion: Suspicion,
-    /// `None` on network filesystems, where no event tells of other hosts.
-    watch: Option<Watch>,
-    /// Identity of the listed directory, to notice when it is replaced.
-    listed: Option<(u64, u64)>,
-    /// Whether jobs end when nothing is left.
-    drains: bool,
-    /// Whether a drain was given up because uploads failed one after the other.
-    gave_up: bool,
-    /// How many uploads may still be taken.
-    allowance: Option<u32>,
 }
 
 /// An upload to be claimed by the job that got it.
@@ -208,7 +184,7 @@ impl Queue {
         desk.picker.claimed(task.candidate);
         // Not before that: those of others, which stay, would have us list them over and over.
         if task.candidate.was_listed() && BACKLOG <= desk.picker.fresh_left() {
-            desk.listen(false);
+            desk.stop_listening();
         }
         if let Some(allowance) = &mut desk.allowance {
             *allowance = allowance.saturating_sub(1);
@@ -303,7 +279,7 @@ impl Queue {
                     Heard::Arrived(id) => desk.picker.heard(id),
                     Heard::Lost => desk.picker.look_everywhere(),
                     Heard::Replaced => {
-                        desk.listen(false);
+                        desk.stop_listening();
                         desk.picker.look_everywhere();
                     }
                 }
@@ -326,142 +302,8 @@ impl Queue {
         let opened = Arc::new(spool.reopen().map_err(error)?);
         *self.spool.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&opened);
         desk.listed = durable::stat(&path)?.map(|dir| durable::identity(&dir));
-        desk.listen(false);
+        desk.stop_listening();
         Ok(opened)
-    }
-}
-
-/// What a job should do.
-enum Next {
-    Claim(Candidate, bool),
-    Again,
-    Wait(Duration),
-    End,
-}
-
-impl Desk {
-    fn next(&mut self, queue: &Queue, now: &Now) -> Next {
-        if self.allowance == Some(0) {
-            return Next::End;
-        }
-        let probes = match self.breaker.permit(now.steady) {
-            Permit::Claim => false,
-            Permit::Probe => true,
-            Permit::Wait(_) | Permit::WaitForProbe if self.drains => {
-                self.gave_up = true;
-                return Next::End;
-            }
-            Permit::Wait(until) => return Next::Wait(until),
-            Permit::WaitForProbe => return Next::Wait(now.steady + Duration::from_secs(60)),
-        };
-        self.stay_informed(now.steady);
-        match self.picker.pick(*now, fastrand::f64()) {
-            Pick::Try(candidate) => {
-                if probes {
-                    self.breaker.probe_started();
-                }
-                Next::Claim(candidate, probes)
-            }
-            Pick::ListFresh => self.list(queue, now, Self::list_fresh),
-            Pick::ListDeferred => self.list(queue, now, Self::list_deferred),
-            Pick::Wait(until) if self.drains => {
-                if self.picker.is_drained() && !self.anybody_works(&queue.spool()) {
-                    return Next::End;
-                }
-                Next::Wait(until.min(now.steady + LOOK_AGAIN))
-            }
-            Pick::Wait(until) => Next::Wait(until),
-        }
-    }
-
-    /// Sees to it that fresh uploads are heard of, or looked for, once those of the last listing
-    /// have been given out: deferred ones may keep us busy for hours.
-    fn stay_informed(&mut self, now: Duration) {
-        if self.picker.knows_of_fresh() {
-            return;
-        }
-        if self.listen(true) {
-            // None is left; but is that still so now that we listen?
-            self.picker.look_at_fresh();
-        }
-        if self.watch.as_ref().is_some_and(|watch| !watch.is_armed()) {
-            self.picker.poll_within(DEAF_POLL, now);
-        }
-    }
-
-    /// Whether an upload that might be ours is being worked on: it may come back.
-    fn anybody_works(&self, spool: &Spool) -> bool {
-        let Ok(names) = spool.entries(Dir::Claimed) else {
-            return false;
-        };
-        let mut ids = names.filter_map(|name| match name {
-            Ok(Name::Data(id, _)) => Some(id),
-            _ => None,
-        });
-        ids.any(|id| {
-            let record = record::read(&spool.layout().record(id, RecordAt::Completed));
-            record.map_or(true, |record| self.gate.is_ours(&record))
-        })
-    }
-
-    fn list(
-        &mut self,
-        queue: &Queue,
-        now: &Now,
-        list: impl FnOnce(&mut Self, &Spool, &Now) -> Result<(), DiskError>,
-    ) -> Next {
-        let listed = queue.follow(self).and_then(|spool| list(self, &spool, now));
-        if let Err(error) = listed {
-            // The next poll tries again; ending would not mend a directory.
-            tracing::error!(%error, "the spool cannot be listed");
-        }
-        Next::Again
-    }
-
-    fn list_fresh(&mut self, spool: &Spool, _: &Now) -> Result<(), DiskError> {
-        let names = spool.entries(Dir::Completed)?;
-        let ids = names.filter_map(|name| match name {
-            Ok(Name::Data(id, _)) => Some(id),
-            _ => None,
-        });
-        self.picker.listed_fresh(ids, fastrand::f64());
-        let found = self.picker.fresh_left();
-        tracing::debug!(found, "listed completed/");
-        Ok(())
-    }
-
-    fn list_deferred(&mut self, spool: &Spool, now: &Now) -> Result<(), DiskError> {
-        let names = spool.entries(Dir::Deferred)?;
-        let entries = names.filter_map(|name| match name {
-            Ok(Name::Data(id, DataAt::Deferred(not_before))) => Some((not_before, id)),
-            _ => None,
-        });
-        self.picker.listed_deferred(entries, *now, fastrand::f64());
-        Ok(())
-    }
-
-    /// Listens, or stops to; true if it has only begun now.
-    fn listen(&mut self, on: bool) -> bool {
-        match (&mut self.watch, on) {
-            (Some(watch), true) => watch.arm(),
-            (Some(watch), false) => {
-                watch.disarm();
-                false
-            }
-            (None, _) => false,
-        }
-    }
-
-    /// Gives a pass back; whether somebody else may go on now.
-    fn leave(&mut self, pass: Pass) -> bool {
-        let (freed, others) = self.gate.leave(pass);
-        if others {
-            self.picker.look_at_fresh();
-        }
-        if let Some(id) = freed {
-            self.picker.heard(id);
-        }
-        others || freed.is_some()
     }
 }
 

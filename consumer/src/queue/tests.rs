@@ -1,5 +1,6 @@
 use std::sync::mpsc;
 
+use shared::layout::DataAt;
 use shared::receive::NewData;
 use shared::record::Record;
 use shared::size::{Length, Offset};
@@ -76,7 +77,7 @@ fn nobody_listens_while_a_backlog_is_worked_through() {
     }
     let queue = queue(&spool, false);
     let is_armed = || queue.desk().watch.as_ref().unwrap().is_armed();
-    queue.desk().listen(true);
+    queue.desk().listen();
     for n in 0..2 * BACKLOG {
         let task = take(&queue).unwrap();
         let id = task.candidate.id;
