@@ -23,7 +23,7 @@ use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
 use nix::unistd::{Gid, Uid};
@@ -50,7 +50,7 @@ pub struct Destination {
     owner: (Option<Uid>, Option<Gid>),
     syncs: bool,
     /// Shared by all deliveries straight into `dir`. Replaced after a failure, because what it
-    /// did not make durable has been taken back then.
+    /// did not make durable has been taken back then; and where `dir` is another directory now.
     dir_sync: Mutex<Arc<DirSync>>,
 }
 
@@ -172,6 +172,8 @@ impl Destination {
             }
             self.take_back_record(parcel.id, chosen)?;
         }
+        // Before anything is made where nothing is mounted any more.
+        self.root()?;
         let directory = self.directory_of(parcel.name)?;
         let there = std::fs::metadata(&directory).on("stat", &directory)?.dev();
         let here = parcel.data.metadata().on("stat", parcel.path)?;
@@ -321,8 +323,9 @@ impl Destination {
         placed
     }
 
-    /// Syncs the directory. If that fails the name is taken back: the kernel reports lost names only
-    /// once, so a later attempt must not find this one and believe it.
+    /// Syncs the directory, and looks whether the name is in the one that was synced: another may have
+    /// been mounted there in between. If that fails the name is taken back: the kernel reports lost names
+    /// once only, so that a later attempt must not find this one and believe it.
     fn make_durable(&self, parcel: &Parcel<'_>, name: &Path) -> Result<(), DeliverError> {
         let path = self.dir.join(name);
         let directory = path.parent().unwrap_or(&self.dir);
@@ -331,6 +334,14 @@ impl Destination {
             directory if directory == self.dir => self.sync_root(),
             directory => durable::sync_directory(directory),
         };
+        let synced = synced.and_then(|()| match durable::stat(&path)? {
+            Some(_) => Ok(()),
+            None => Err(DiskError::new(
+                "find",
+                &path,
+                io::ErrorKind::NotFound.into(),
+            )),
+        });
         if synced.is_err() {
             durable::unlink(&path)?;
             if parcel.record.is_some() {
@@ -341,13 +352,42 @@ impl Destination {
     }
 
     fn sync_root(&self) -> Result<(), DiskError> {
-        let shared = || self.dir_sync.lock().unwrap_or_else(PoisonError::into_inner);
-        let round = Arc::clone(&shared());
+        let round = self.root()?;
         let synced = round.sync();
-        if synced.is_err() && Arc::ptr_eq(&round, &shared()) {
-            *shared() = Arc::new(DirSync::open(self.dir.clone())?);
+        if synced.is_err() {
+            self.open_again(&round)?;
         }
         synced
+    }
+
+    /// The directory that `dir` names now. What was opened before may have been unmounted, or another
+    /// mounted over it or put in its place: to sync that would make nothing durable.
+    fn root(&self) -> Result<Arc<DirSync>, DiskError> {
+        let root = Arc::clone(&self.shared_sync());
+        if root.is_at_its_path()? {
+            return Ok(root);
+        }
+        let device = |path: &Path| std::fs::metadata(path).on("stat", path).map(|it| it.dev());
+        let (there, above) = (device(&self.dir)?, device(&self.dir.join(".."))?);
+        if there == above && there != root.device()? {
+            let gone = io::Error::other("what was mounted there is gone");
+            return Err(DiskError::new("use", &self.dir, gone));
+        }
+        tracing::warn!(directory = %self.dir.display(), "the destination is another directory now");
+        self.open_again(&root)
+    }
+
+    /// Opens `dir` in the place of `old`, unless somebody else has done so.
+    fn open_again(&self, old: &Arc<DirSync>) -> Result<Arc<DirSync>, DiskError> {
+        let mut shared = self.shared_sync();
+        if Arc::ptr_eq(old, &shared) {
+            *shared = Arc::new(DirSync::open(self.dir.clone())?);
+        }
+        Ok(Arc::clone(&shared))
+    }
+
+    fn shared_sync(&self) -> MutexGuard<'_, Arc<DirSync>> {
+        self.dir_sync.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

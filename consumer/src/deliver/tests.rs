@@ -454,3 +454,28 @@ fn permissions_that_would_keep_the_next_attempt_from_locking_are_told() {
         assert_eq!(can_lock(now, mode), can, "{now:o} {mode:o}");
     }
 }
+
+#[test]
+fn what_is_delivered_into_a_directory_that_took_the_place_of_another_is_synced_there() {
+    for case in Case::both() {
+        let dir = case.dest.path().join("inbox");
+        std::fs::create_dir(&dir).unwrap();
+        let destination = Destination::open(dir.clone(), None, (None, None), true).unwrap();
+        durable::rename(&dir, &case.dest.path().join("away")).unwrap();
+        std::fs::create_dir(&dir).unwrap();
+        let path = case.path();
+        let parcel = Parcel {
+            id: case.id,
+            data: &case.data,
+            path: &path,
+            name: Path::new("a.jpg"),
+            record: None,
+        };
+        let mut notes = Notes::default();
+        destination.deliver(&parcel, None, &mut notes).unwrap();
+        assert_eq!(case.content("inbox/a.jpg"), "content");
+        let synced = destination.root().unwrap();
+        assert!(synced.is_at_its_path().unwrap());
+        assert_eq!(synced.rounds(), 1, "another directory was synced");
+    }
+}

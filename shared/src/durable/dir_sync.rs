@@ -2,10 +2,11 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use super::{DiskError, OnPath, is_full, observed};
+use super::{DiskError, OnPath, identity, is_full, observed};
 
 /// What is done with the outcome of a sync that was asked for without waiting.
 pub type Synced = Box<dyn FnOnce(Result<(), DiskError>) + Send>;
@@ -144,6 +145,27 @@ impl DirSync {
         }
         let inner = Arc::clone(&self.0);
         std::thread::spawn(move || inner.serve(inner.lock()));
+    }
+
+    /// The device of the directory that is open.
+    ///
+    /// # Errors
+    /// As fstat(2).
+    pub fn device(&self) -> Result<u64, DiskError> {
+        let Inner { dir, path, .. } = &*self.0;
+        Ok(dir.metadata().on("stat", path)?.dev())
+    }
+
+    /// Whether the path still names the directory that is open: not once another one was mounted
+    /// over it or put in its place, or its own mount is gone.
+    ///
+    /// # Errors
+    /// As stat(2).
+    pub fn is_at_its_path(&self) -> Result<bool, DiskError> {
+        let Inner { dir, path, .. } = &*self.0;
+        let open = dir.metadata().on("stat", path)?;
+        let there = std::fs::metadata(path).on("stat", path)?;
+        Ok(identity(&there) == identity(&open))
     }
 
     /// How many `fsync` calls were made: for metrics and tests.

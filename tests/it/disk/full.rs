@@ -1,9 +1,9 @@
-//! A full disk, seen by those who come after ingest: parts that are to be joined, consumers, and
+//! A full disk, or none, seen by those who come after ingest: parts that are to be joined, consumers, and
 //! who listens to events.
 
 use tests::failpoint::{Failpoint, Fault};
 use tests::hook::Hook;
-use tests::loop_fs::{self, Kind, LoopFs};
+use tests::loop_fs::{self, Kind, LoopFs, MemoryFs};
 use tests::needs::{self, Need};
 use tests::payload;
 use tests::pipeline::Pipeline;
@@ -150,4 +150,47 @@ fn completed_is_told_over_a_kill_where_neither_an_inode_nor_a_block_was_left_to_
     });
     let received = pipeline.spool().path("completed", upload.id());
     assert!(std::fs::read(received).unwrap() == body);
+}
+
+/// The directory that is left where a file system was mounted is none that anybody looks into.
+#[test]
+fn nothing_is_delivered_where_the_destination_is_no_longer_mounted() {
+    if !needs::met(&[Need::Root, Need::Tool("nsenter")]) {
+        return;
+    }
+    let pipeline = Pipeline::new();
+    let ingest = pipeline.ingest(&[]);
+    let inbox = pipeline.path("share");
+    std::fs::create_dir(&inbox).unwrap();
+    let share = MemoryFs::mount(&inbox, MIB);
+    let args = [
+        "--move-to",
+        inbox.to_str().unwrap(),
+        "--backoff-cap",
+        "100ms",
+    ];
+    let consumer = pipeline.consumer(&args);
+    let send = |name| ingest.tus().create_with(b"content", &[("filename", name)]);
+    send("before");
+    wait_until("the first", || {
+        inbox.join("before").try_exists().unwrap().then_some(())
+    });
+
+    drop(share);
+    send("after");
+    wait_until("the consumer to meet it", || {
+        consumer
+            .log()
+            .contains("what was mounted there is gone")
+            .then_some(())
+    });
+    assert_eq!(std::fs::read_dir(&inbox).unwrap().count(), 0);
+
+    let _share = MemoryFs::mount(&inbox, MIB);
+    wait_until("the second", || {
+        inbox.join("after").try_exists().unwrap().then_some(())
+    });
+    wait_until("the queue to be empty", || {
+        pipeline.spool().is_idle().then_some(())
+    });
 }
