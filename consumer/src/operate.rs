@@ -319,13 +319,7 @@ impl<W: Write> Write for Out<W> {
 /// Opens a spool that exists: looking must not create one.
 fn open(args: &SpoolArgs) -> Result<Arc<Spool>, Failure> {
     let root = std::path::absolute(&args.spool).map_err(Failure::usage)?;
-    if !shared::layout::Layout::new(root.clone())
-        .format_file()
-        .is_file()
-    {
-        return Err(Failure::usage(format!("{} is no spool", root.display())));
-    }
-    let spool = Spool::open(&root, args.options()).map_err(Failure::usage)?;
+    let spool = Spool::open_existing(&root, args.options()).map_err(Failure::usage)?;
     Ok(Arc::new(spool))
 }
 

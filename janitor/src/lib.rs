@@ -58,7 +58,11 @@ pub fn run(args: &Args) -> Result<Exit, Failure> {
 }
 
 fn open(args: &Args) -> Result<(Spools, Probe), Failure> {
-    let (spool, probe) = args.spool.open().map_err(Failure::usage)?;
+    let opened = match args.dry_run {
+        true => args.spool.open_existing(),
+        false => args.spool.open(),
+    };
+    let (spool, probe) = opened.map_err(Failure::usage)?;
     tracing::info!(spool = %args.spool.spool.display(), filesystem = %probe, "spool opened");
     let unsynced = Options {
         durability: Durability::None,

@@ -50,6 +50,9 @@ pub enum SpoolError {
         /// First line of its `FORMAT`.
         found: String,
     },
+    /// There is none, and none was to be made.
+    #[error("{} is no spool", .0.display())]
+    NoSpool(PathBuf),
     /// Renames between its directories would fail.
     #[error("{} is on another filesystem than {}: one spool needs one mount", path.display(), root.display())]
     TwoMounts {
@@ -99,6 +102,17 @@ impl Spool {
             chmod,
             dirs,
         })
+    }
+
+    /// Opens the spool at `root` for who only looks, and must not make one of a mistyped directory.
+    ///
+    /// # Errors
+    /// That there is none, and as [`Self::open`].
+    pub fn open_existing(root: &Path, options: Options) -> Result<Self, SpoolError> {
+        if !Layout::new(root.to_owned()).format_file().is_file() {
+            return Err(SpoolError::NoSpool(root.to_owned()));
+        }
+        Self::open(root, options)
     }
 
     /// Opens the same spool again: its directories may have been replaced since, and a sync of

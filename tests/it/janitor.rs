@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use tests::client::Upload;
-use tests::pipeline::{Ingest, Pipeline};
+use tests::pipeline::{Ingest, Pipeline, bare_command};
 use tests::programs::Program;
 use tests::wait::wait_for;
 
@@ -193,4 +193,21 @@ fn a_dry_run_says_what_would_be_done_and_does_nothing() {
     let done = pipeline.run(Program::Janitor, &args).expect_code(0).stdout;
     assert_ne!(pipeline.spool().listing(), before);
     assert_eq!(done.lines().count(), 1, "{done}");
+}
+
+#[test]
+fn a_dry_run_makes_no_spool_of_a_directory_that_is_none() {
+    let pipeline = Pipeline::new();
+    let other = pipeline.path("photos");
+    std::fs::create_dir(&other).unwrap();
+    for dir in [&other, &pipeline.path("mistyped")] {
+        let mut command = bare_command(Program::Janitor);
+        command.args(["--dry-run", "--spool"]).arg(dir);
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(said, format!("janitor: {} is no spool\n", dir.display()));
+    }
+    assert_eq!(std::fs::read_dir(&other).unwrap().count(), 0);
+    assert!(!pipeline.path("mistyped").try_exists().unwrap());
 }

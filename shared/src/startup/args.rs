@@ -67,7 +67,18 @@ impl SpoolArgs {
     /// # Errors
     /// Why it cannot be used.
     pub fn open(&self) -> Result<(Spool, Probe), OpenError> {
-        let spool = Spool::open(&self.spool, self.options())?;
+        self.try_out(Spool::open(&self.spool, self.options())?)
+    }
+
+    /// As [`Self::open`], but makes no spool where there is none.
+    ///
+    /// # Errors
+    /// Why it cannot be used.
+    pub fn open_existing(&self) -> Result<(Spool, Probe), OpenError> {
+        self.try_out(Spool::open_existing(&self.spool, self.options())?)
+    }
+
+    fn try_out(&self, spool: Spool) -> Result<(Spool, Probe), OpenError> {
         let expect = Expectations {
             file_mode: self.file_mode.0,
             allow_overlay: self.allow_overlay,
