@@ -17,7 +17,7 @@ use crate::exit::UploadError;
 use crate::meter::Meter;
 use crate::pipe;
 use crate::plan::{Plan, plan};
-use crate::remember::{Fingerprint, Ticket, since_1970};
+use crate::remember::{Fingerprint, Ticket, named, since_1970};
 use crate::retry::Request;
 use crate::session::Session;
 use crate::source::{OpenFile, Random, Source};
@@ -78,7 +78,7 @@ fn fingerprint(session: &Session, path: &Path, file: &OpenFile) -> io::Result<Op
     };
     Ok(Some(Fingerprint {
         endpoint: session.config.endpoint.to_string(),
-        path: path.canonicalize()?,
+        path: named(&path.canonicalize()?),
         size: file.length(),
         modified: u64::try_from(since_1970(modified).as_nanos()).unwrap_or(u64::MAX),
         metadata: session.config.metadata.clone(),

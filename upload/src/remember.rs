@@ -26,14 +26,21 @@ const KEPT_FOR: Duration = Duration::from_secs(90 * 24 * 60 * 60);
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Fingerprint {
     pub endpoint: String,
-    /// Absolute, without symbolic links.
-    pub path: PathBuf,
+    /// Absolute, without symbolic links; see [`named`].
+    pub path: String,
     /// In bytes.
     pub size: u64,
     /// In nanoseconds since 1970.
     pub modified: u64,
     /// What the user said about the file; names and types found by ourselves do not count.
     pub metadata: Metadata,
+}
+
+/// A path as it stands in the state file. One that is not UTF-8, which JSON cannot hold, stands there
+/// quoted and escaped, so that no two are alike: no absolute path begins with a quotation mark.
+pub(crate) fn named(path: &Path) -> String {
+    path.to_str()
+        .map_or_else(|| format!("{path:?}"), str::to_owned)
 }
 
 /// One upload on the server, which may be one of several parts.

@@ -26,7 +26,7 @@ pub(crate) struct Job {
     pub origin: Origin,
     /// As messages call it.
     pub shown: String,
-    /// For the metadata; empty for pipes.
+    /// For the metadata, without control characters; empty for pipes.
     pub filename: String,
     /// For the metadata of files found in directories, beginning with that directory's name.
     pub relative_path: Option<String>,
@@ -71,7 +71,8 @@ impl Job {
             .file_name()
             .unwrap_or(path.as_os_str())
             .to_string_lossy()
-            .into_owned();
+            // Servers refuse such names, and a file is not to be lost for its name.
+            .replace(char::is_control, "_");
         let origin = Origin::File(path.to_owned());
         Self {
             origin,

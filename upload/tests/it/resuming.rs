@@ -1,6 +1,8 @@
+use std::ffi::OsStr;
 use std::fs;
 use std::fs::File;
 use std::io::{Read, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::process::{Child, Stdio};
 use std::time::{Duration, SystemTime};
 
@@ -9,6 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::client::{Client, Ended};
+use crate::sending::metadata;
 use crate::stub::{Fault, Stub, World};
 use crate::{EVERYTHING, noise};
 
@@ -178,6 +181,22 @@ fn the_next_run_goes_on_where_the_interrupted_one_stopped() {
     assert_eq!(stub.requests()[3..], ["OPTIONS", "HEAD", "PATCH 400+600"]);
     assert_eq!(stub.only_upload().data, noise(1000));
     assert_eq!(client.remembered(), 0);
+}
+
+#[test]
+fn a_file_whose_name_is_not_text_is_resumed_and_called_by_what_is_left_of_its_name() {
+    let stub = Stub::start("creation");
+    let client = Client::of(stub.endpoint());
+    let dir = client.home.path().join("dir");
+    fs::create_dir(&dir).unwrap();
+    fs::write(dir.join(OsStr::from_bytes(b"a\xff\nb")), noise(1000)).unwrap();
+    interrupted(&stub, &client, &["dir"], 400, 1);
+    client.run(&["dir"]).expect(0);
+    assert_eq!(stub.requests()[3..], ["OPTIONS", "HEAD", "PATCH 400+600"]);
+    let sent = stub.only_upload();
+    assert_eq!(sent.data, noise(1000));
+    let name = ("filename".to_owned(), "a\u{fffd}_b".to_owned());
+    assert!(metadata(&sent.metadata).contains(&name));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use crate::client::Client;
 use crate::stub::{Fault, Stub};
 use crate::{EVERYTHING, noise};
 
-fn metadata(header: &str) -> Vec<(String, String)> {
+pub(crate) fn metadata(header: &str) -> Vec<(String, String)> {
     let pair = |pair: &str| {
         let (key, value) = pair.split_once(' ').unwrap_or((pair, ""));
         let value = String::from_utf8(BASE64_STANDARD.decode(value).unwrap()).unwrap();
