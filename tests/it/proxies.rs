@@ -1,11 +1,11 @@
-//! nginx, HAProxy and Caddy in front of ingest, configured as `deploy/` ships them.
+//! nginx, HAProxy, Caddy and Traefik in front of ingest, configured as `deploy/` ships them.
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::process::Command;
 
 use tests::client::{Address, Tus, Upload};
-use tests::needs::{Need, met};
+use tests::needs::{Need, happens_to_have, met};
 use tests::payload;
 use tests::pipeline::{BASE_PATH, Ingest, Pipeline};
 use tests::process::Process;
@@ -238,5 +238,32 @@ fn caddy_passes_uploads_on() {
     command.args(["run", "--adapter", "caddyfile", "--config", &config]);
     command.env("HOME", pipeline.path(""));
     let proxy = pipeline.start("caddy", command);
+    check(&pipeline, &ingest, at, proxy);
+}
+
+/// What does not belong into the shipped file, which configures what changes while Traefik runs, is
+/// said as the file's comment has it.
+#[test]
+fn traefik_passes_uploads_on() {
+    if !happens_to_have("traefik") {
+        return;
+    }
+    let pipeline = Pipeline::new();
+    let ingest = pipeline.ingest(&["--location", "relative"]);
+    let at = free_address();
+    let address = ingest.address().get();
+    let changes = [
+        ("ingest:1080", address.to_string()),
+        ("port: 9091", format!("port: {}", address.port())),
+        ("/readyz?exclude=space", "/".to_owned()),
+    ];
+    let config = adapted(&pipeline, "traefik.yaml", &changes);
+    let mut command = Command::new("traefik");
+    command.args([
+        format!("--entryPoints.web.address={at}"),
+        "--entryPoints.web.transport.respondingTimeouts.readTimeout=0s".to_owned(),
+        format!("--providers.file.filename={config}"),
+    ]);
+    let proxy = pipeline.start("traefik", command);
     check(&pipeline, &ingest, at, proxy);
 }
