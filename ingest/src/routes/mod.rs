@@ -16,7 +16,6 @@ use std::time::{Instant, SystemTime};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use shared::id::UploadId;
 use tracing::Instrument as _;
-use warp::path::FullPath;
 use warp::reply::Response;
 use warp::{Filter, Rejection};
 
@@ -71,16 +70,16 @@ enum Target {
 pub(crate) fn routes(
     ingest: Arc<Ingest>,
 ) -> impl Filter<Extract = (Response,), Error = Rejection, Future: Send> + Clone {
-    warp::method()
-        .and(warp::path::full())
-        .and(warp::ext::get::<Exchange>())
-        .then(move |method: Method, path: FullPath, exchange: Exchange| {
-            let path = path.as_str().to_owned();
+    warp::method().and(warp::ext::get::<Exchange>()).then(
+        move |method: Method, exchange: Exchange| {
+            // Not by warp's filter, which panics where there is none (`CONNECT host:port`).
+            let path = exchange.uri.path().to_owned();
             let request = Request { path, exchange };
             // In a place of its own: the connection would be as large as the largest request
             // even while it has none, and be copied about with it.
             Box::pin(answer(Arc::clone(&ingest), method, request))
-        })
+        },
+    )
 }
 
 /// Answers, adds what every answer of ours carries, and writes the access line.

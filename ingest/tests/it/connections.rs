@@ -137,6 +137,17 @@ fn more_connections_than_allowed_wait_for_their_turn() {
 }
 
 #[test]
+fn a_target_without_a_path_is_answered_like_any_that_is_not_there() {
+    let server = TestServer::start(&[]);
+    let mut connection = server.connect();
+    for target in ["CONNECT x:80", "OPTIONS *", "GET http://x"] {
+        connection.send(format!("{target} HTTP/1.1\r\nHost: x\r\n\r\n"));
+        let status = if target.starts_with("GET") { 200 } else { 404 };
+        connection.response().expect(status, &[]);
+    }
+}
+
+#[test]
 fn garbage_and_oversized_headers_end_the_connection_and_nothing_else() {
     let server = TestServer::start(&[]);
     let mut connection = server.connect();
