@@ -124,6 +124,7 @@ impl Server {
             },
             lingerers: Arc::new(Semaphore::new(LINGERERS_MAX)),
             metrics,
+            stopping: CancellationToken::new(),
         });
         if let Some(path) = &config.ready_file {
             announce(path, &address.to_string()).map_err(StartError::ReadyFile)?;

@@ -54,6 +54,7 @@ pub(crate) async fn accept<R: Routes, S: Future<Output = ()>>(
         tokio::spawn(in_place(connection));
     }
     drop(listener);
+    shared.stopping.cancel();
     graceful.shutdown()
 }
 

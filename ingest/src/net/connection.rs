@@ -23,6 +23,7 @@ use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 use tracing::debug;
 use warp::reply::Response;
@@ -69,6 +70,8 @@ pub(crate) struct Shared<R> {
     /// Bounds the connections that linger at their end.
     pub(crate) lingerers: Arc<Semaphore>,
     pub(crate) metrics: IngestMetrics,
+    /// Cancelled when nobody is accepted any more.
+    pub(crate) stopping: CancellationToken,
 }
 
 /// The routes as a service: warp's filter, which never rejects.
@@ -106,7 +109,7 @@ pub(crate) async fn serve<R: Routes>(
     let Ok(mut socket) = Socket::new(accepted) else {
         return;
     };
-    let Ok(Ok(prefix)) = timeout(shared.timeouts.header, read_prefix(&mut socket)).await else {
+    let Some(prefix) = begin(&shared, &mut socket).await else {
         return;
     };
     let ended = match prefix == HTTP2_PREFACE {
@@ -116,6 +119,18 @@ pub(crate) async fn serve<R: Routes>(
     // An error is the peer's: a reset, a timeout, garbage.
     if let Err(error) = ended {
         debug!(%peer, %error, "connection ended early");
+    }
+}
+
+/// Waits for the first bytes; `None` if they do not come in time, or the server stops before. Who
+/// has sent nothing yet (a browser that connects on suspicion, say) is as idle as one between two
+/// requests.
+async fn begin<R>(shared: &Shared<R>, socket: &mut Socket) -> Option<Bytes> {
+    let prefix = timeout(shared.timeouts.header, read_prefix(socket));
+    tokio::select! {
+        biased;
+        prefix = prefix => prefix.ok()?.ok(),
+        () = shared.stopping.cancelled() => None,
     }
 }
 

@@ -32,6 +32,17 @@ fn a_running_upload_ends_in_the_drain_time_and_nobody_new_is_let_in() {
 }
 
 #[test]
+fn a_client_that_has_sent_nothing_yet_holds_up_no_stop() {
+    let mut server = TestServer::start(&[]);
+    let mut silent = server.connect();
+    // Accepted one after the other: the silent one is in by now.
+    server.create(1);
+    server.stop();
+    assert!(silent.is_closed());
+    server.join();
+}
+
+#[test]
 fn after_the_drain_time_bytes_are_kept_and_the_client_is_told_to_come_back() {
     let mut server = TestServer::start(&["--drain-timeout", "200ms"]);
     let upload = server.create(10);
