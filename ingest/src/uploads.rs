@@ -373,9 +373,14 @@ impl Uploads {
                         .and_then(|length| length.remaining(record.offset));
                     left.extend(remaining.map(|bytes| (id, bytes)));
                 }
-                Err(record::RecordError::Unreadable { .. }) => {}
-                // Received in full, or its record has gone ahead.
-                Ok(_) | Err(_) => self.recover(id),
+                // Received in full.
+                Ok(_) => self.recover(id),
+                // Its record has gone ahead. Or it is still to come: then the one who creates the
+                // upload must find its lock free.
+                Err(record::RecordError::Disk(_)) if self.has_record(id).unwrap_or(true) => {
+                    self.recover(id);
+                }
+                Err(_) => {}
             }
         }
         Ok(self.space.promise_only(|| left))
@@ -398,3 +403,6 @@ impl Uploads {
         Ok(durable::stat(&path)?.is_some())
     }
 }
+
+#[cfg(test)]
+mod tests;

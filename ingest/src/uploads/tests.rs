@@ -1,0 +1,55 @@
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+
+use nix::libc::O_NONBLOCK;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+use shared::probe::{self, Expectations};
+use shared::spool::Options;
+
+use super::*;
+use crate::events::teller::Teller;
+
+fn uploads(dir: &tempfile::TempDir) -> Uploads {
+    let spool = Arc::new(Spool::open(&dir.path().join("s"), Options::default()).unwrap());
+    let expect = Expectations {
+        file_mode: 0o600,
+        allow_overlay: true,
+    };
+    let probe = probe::probe(spool.layout(), expect).unwrap();
+    let nobody = Teller {
+        command: None,
+        endpoint: None,
+        kinds: Vec::new(),
+        timeout: Duration::ZERO,
+    };
+    let events = Events::new(Arc::clone(&spool), nobody);
+    Uploads::new(spool, 0, &probe, None, events).unwrap()
+}
+
+#[test]
+fn a_sweep_leaves_alone_what_is_just_being_created() {
+    let dir = tempfile::tempdir().unwrap();
+    let uploads = uploads(&dir);
+    let data = uploads
+        .spool
+        .layout()
+        .data(UploadId::generate(), DataAt::Uploads);
+    // In place of a data file, because a fifo tells its reader that somebody has opened it.
+    mkfifo(&data, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
+    let reader = File::options()
+        .read(true)
+        .custom_flags(O_NONBLOCK)
+        .open(&data)
+        .unwrap();
+    let was_opened = || {
+        let mut fifo = [PollFd::new(reader.as_fd(), PollFlags::POLLIN)];
+        poll(&mut fifo, PollTimeout::ZERO).unwrap() != 0
+    };
+    uploads.sweep(|| true).unwrap();
+    assert!(!was_opened());
+    // The proof of the proof.
+    drop(File::options().read(true).write(true).open(&data).unwrap());
+    assert!(was_opened());
+}
