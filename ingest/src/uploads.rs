@@ -111,17 +111,52 @@ impl Uploads {
 
     /// The record of an upload as it stands on disk. Disturbs nobody.
     pub(crate) async fn peek(&self, id: UploadId) -> Result<Found, IngestError> {
-        if let Some(found) = lookup::find_once(&self.spool, id)? {
+        if let Some(found) = lookup::find_once(&self.spool, id)?
+            && self.may_go_on(id, &found)?
+        {
             return Ok(found);
         }
         sleep(lookup::SECOND_LOOK_AFTER).await;
         match lookup::find_once(&self.spool, id)? {
-            Some(found) => Ok(found),
-            // Torn, or of a later version: what cannot be read now is not gone, and whoever heard
-            // so would begin again from byte 0.
-            None if self.has_record(id)? => Err(Refusal::Locked.into()),
+            Some(found) if self.may_go_on(id, &found)? => Ok(found),
+            // Told as being received it would be refused by every PATCH, for as long as the janitor
+            // spares it; who hears that it is not there begins anew.
+            Some(_) => Err(Refusal::NotFound.into()),
+            // What cannot be read now is not gone, and whoever heard so would begin again from
+            // byte 0.
+            None if self.may_exist(id)? => Err(Refusal::Locked.into()),
             None => Err(Refusal::NotFound.into()),
         }
+    }
+
+    /// Whether an upload that is being received still has its data. A power cut can take it and
+    /// leave the record, where creations are not synced.
+    ///
+    /// The record comes after the data, moves on before it, and never comes back without it. So who
+    /// misses the data of a record in `uploads/`, and later finds the record there still, has not
+    /// looked in the middle of a hand-over.
+    fn may_go_on(&self, id: UploadId, found: &Found) -> Result<bool, DiskError> {
+        if found.at != RecordAt::Uploads || found.record.place.is_ending() {
+            return Ok(true);
+        }
+        for at in [
+            DataAt::Uploads,
+            DataAt::Completed,
+            DataAt::Held,
+            DataAt::Failed,
+        ] {
+            if durable::stat(&self.spool.layout().data(id, at))?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether there may be an upload, although no record of it can be read: a torn one, or one of a
+    /// later version, or all of them, if the spool's filesystem was unmounted or moved away.
+    fn may_exist(&self, id: UploadId) -> Result<bool, DiskError> {
+        let format = self.spool.layout().format_file();
+        Ok(self.has_record(id)? || durable::stat(&format)?.is_none())
     }
 
     /// Whether there is a record, whatever is in it.
@@ -332,7 +367,9 @@ impl Uploads {
             ending::end_if(&spool, id, Place::Terminated, UnixTime::now(), free)
         };
         let end = match spawn_blocking(end).await?? {
-            End::Missing if self.has_record(id)? => End::Busy,
+            End::Missing if self.may_exist(id)? => End::Busy,
+            // Without data there is nothing that could be locked.
+            End::Busy => self.peek(id).await.map(|_| End::Busy)?,
             end => end,
         };
         if end == End::Ended {

@@ -146,6 +146,35 @@ fn what_does_not_exist_is_not_found_and_says_so_in_tus() {
 }
 
 #[test]
+fn while_the_spool_is_away_no_upload_counts_as_gone() {
+    let server = TestServer::start(&[]);
+    let upload = server.create(10);
+    server.ask(patch(&upload, 0, b"hello")).expect(204, &[]);
+    let spool = server.path("");
+    let away = spool.with_file_name("away");
+    let rename = |from, to| {
+        #[expect(clippy::disallowed_methods, reason = "what an operator does")]
+        std::fs::rename(from, to).unwrap();
+    };
+    let ask = |method: &str| {
+        server.ask(format!(
+            "{method} {upload} HTTP/1.1\r\nHost: x\r\n{TUS}\r\n"
+        ))
+    };
+    rename(&spool, &away);
+    // As under a mount point whose filesystem is gone.
+    std::fs::create_dir(&spool).unwrap();
+    for method in ["HEAD", "GET", "DELETE"] {
+        ask(method).expect(423, &[]);
+    }
+    server.ask(patch(&upload, 5, b"world")).expect(423, &[]);
+    std::fs::remove_dir(&spool).unwrap();
+    rename(&away, &spool);
+    server.ask(patch(&upload, 5, b"world")).expect(204, &[]);
+    assert_eq!(server.completed(&upload), b"helloworld");
+}
+
+#[test]
 fn an_upload_that_would_not_fit_is_refused_before_it_exists() {
     let server = TestServer::start(&["--max-size", "10"]);
     server

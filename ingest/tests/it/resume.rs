@@ -1,4 +1,4 @@
-use super::server::{BYTES, TUS, TestServer, patch, patch_head, wait_until};
+use super::server::{BYTES, TUS, TestServer, head, patch, patch_head, wait_until};
 
 /// A body of `n` bytes in which every position can be told from its neighbours.
 fn body(n: usize) -> Vec<u8> {
@@ -113,4 +113,22 @@ fn a_hand_over_that_was_interrupted_is_finished_at_the_next_start() {
     std::fs::rename(&data, &back).unwrap();
     let _next = server.beside(&[]);
     wait_until("it is handed over", || data.is_file());
+}
+
+#[test]
+fn an_upload_that_lost_its_data_is_not_there_and_one_whose_data_went_ahead_is() {
+    let server = TestServer::start(&["--durability", "none"]);
+    let (lost, ahead) = (server.create(10), server.create(10));
+    let data = |dir: &str, upload: &str| server.path(dir).join(upload.rsplit('/').next().unwrap());
+    // What a power cut can leave: a record, and not the data, or the data in another directory.
+    std::fs::remove_file(data("uploads", &lost)).unwrap();
+    #[expect(clippy::disallowed_methods, reason = "the crash that is played here")]
+    std::fs::rename(data("uploads", &ahead), data("completed", &ahead)).unwrap();
+    server.ask(head(&ahead)).expect(200, &[]);
+    let ask =
+        |method: &str| server.ask(format!("{method} {lost} HTTP/1.1\r\nHost: x\r\n{TUS}\r\n"));
+    for method in ["HEAD", "GET", "DELETE"] {
+        ask(method).expect(404, &[]);
+    }
+    server.ask(patch(&lost, 0, b"hello")).expect(404, &[]);
 }
