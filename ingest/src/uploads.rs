@@ -240,10 +240,14 @@ impl Uploads {
         self.assembler.part_completed(id, part.joined_into);
     }
 
-    /// Sets space aside for an upload whose length has just become known.
-    pub(crate) fn reserve(&self, ledger: &Ledger, length: Length) -> Result<(), DiskError> {
+    /// Sets space aside for an upload at `at` whose length has just become known.
+    pub(crate) fn reserve(&self, held: &Held, length: Length, at: Offset) -> Result<(), DiskError> {
+        let ledger = &held.ledger;
         self.space
-            .reserve(ledger.data()?, ledger.path(), Some(length))
+            .reserve(ledger.data()?, ledger.path(), Some(length))?;
+        self.space
+            .promise(held.seat.id(), length.0.saturating_sub(at.0));
+        Ok(())
     }
 
     /// Sets space aside anew for an upload whose file was cut. It may be gone: then a write says so.
@@ -354,17 +358,32 @@ impl Uploads {
 
     /// Ends an upload at its client's word.
     pub(crate) async fn terminate(&self, id: UploadId) -> Result<End, IngestError> {
+        self.end_if(id, |_| true).await
+    }
+
+    /// Ends an upload that is still being received; one that is not goes on.
+    pub(crate) async fn end_unreceived(&self, id: UploadId) -> Result<End, IngestError> {
+        self.end_if(id, |record| !record.is_received()).await
+    }
+
+    /// Ends an upload if its record satisfies a condition, and no final upload needs it.
+    async fn end_if(
+        &self,
+        id: UploadId,
+        condition: impl Fn(&Record) -> bool + Send + 'static,
+    ) -> Result<End, IngestError> {
         // A writer whose client is silent leaves; the bytes of one that receives are wanted.
         let _seat = self
             .writers
             .take_seat(id)
             .await
             .map_err(|_| Refusal::Locked)?;
-        self.space.promise(id, 0);
         let spool = Arc::clone(&self.spool);
         let end = move || {
-            let free = |record: &Record| is_needed(&spool, id, record).is_ok_and(|needed| !needed);
-            ending::end_if(&spool, id, Place::Terminated, UnixTime::now(), free)
+            let is_needed = |record: &Record| is_needed(&spool, id, record).unwrap_or(true);
+            ending::end_if(&spool, id, Place::Terminated, UnixTime::now(), |record| {
+                condition(record) && !is_needed(record)
+            })
         };
         let end = match spawn_blocking(end).await?? {
             End::Missing if self.may_exist(id)? => End::Busy,
@@ -373,6 +392,7 @@ impl Uploads {
             end => end,
         };
         if end == End::Ended {
+            self.space.promise(id, 0);
             let ended = lookup::find_once(&self.spool, id)?;
             let record = ended.map_or_else(|| Record::new(None, UnixTime::now()), |f| f.record);
             let (kind, detail) = (Kind::Terminated, Detail::None);

@@ -2,6 +2,7 @@
 
 use admin::ingest::UploadEvent;
 use http::StatusCode;
+use shared::ending::End;
 use shared::id::UploadId;
 use shared::lookup::State;
 use shared::record::Record;
@@ -97,11 +98,18 @@ pub(super) async fn carry_out(
         ingest.metrics.upload(UploadEvent::Created);
         tracing::info!(length = plan.length.map(|length| length.0), "created");
         let interim = early.and_then(|early| early(&location));
+        let is_told = interim.is_some();
         let held = match interim {
             Some(interim) => tell_early(ingest, request, held, &interim).await?,
             None => held,
         };
-        fill(ingest, request, held, &plan).await
+        let filled = fill(ingest, request, held, &plan).await;
+        if let Err(error) = &filled
+            && !is_told
+        {
+            give_up(ingest, id, error).await;
+        }
+        filled
     };
     let filled = filled.instrument(span).await;
     if filled.is_err() {
@@ -132,6 +140,20 @@ async fn tell_early(
         tracing::debug!(%error, "no interim answer");
     }
     Ok(held)
+}
+
+/// Ends an upload whose client will not be told where it is, because something is wrong with what
+/// came along: nobody could go on with it, and until it expired it would take up its whole length.
+async fn give_up(ingest: &Ingest, id: UploadId, error: &IngestError) {
+    // Somebody knows of it all the same, and has taken it over.
+    if matches!(error, IngestError::Refused(Refusal::Locked)) {
+        return;
+    }
+    match ingest.uploads.end_unreceived(id).await {
+        Ok(End::Ended) => ingest.metrics.upload(UploadEvent::Terminated),
+        Ok(_) => {}
+        Err(error) => tracing::warn!(%error, "left to expire"),
+    }
 }
 
 /// Gives the new upload what came along, which may be nothing, and makes it durable.

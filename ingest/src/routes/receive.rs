@@ -125,7 +125,7 @@ fn prepare(
     let new_length = plan.length.filter(|length| record.length != Some(*length));
     if let Some(length) = new_length {
         ingest.uploads.admit(length.0.saturating_sub(plan.at.0))?;
-        ingest.uploads.reserve(&held.ledger, length)?;
+        ingest.uploads.reserve(&held, length, plan.at)?;
     }
     let end = plan.at.0.saturating_add(plan.room.most);
     let mut append = Append::new(held, end, plan.verify.counts_at_once());

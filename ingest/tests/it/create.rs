@@ -1,4 +1,4 @@
-use super::server::{BYTES, TUS, TestServer, head, patch, path_of};
+use super::server::{BYTES, TUS, TestServer, head, patch, path_of, wait_until};
 
 fn post(fields: &str, body: &str) -> String {
     let length = body.len();
@@ -55,6 +55,30 @@ fn an_upload_may_come_with_its_creation_in_whole_or_in_part() {
             b""
         );
     }
+}
+
+#[test]
+fn a_creation_that_is_refused_for_what_came_along_leaves_no_upload() {
+    let server = TestServer::start(&[]);
+    let nothing_is_left = || {
+        wait_until("nothing is left", || {
+            std::fs::read_dir(server.path("uploads")).unwrap().count() == 0
+        });
+    };
+    let wrong = "sha1 AAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+    let fields = format!("{BYTES}Upload-Length: 10\r\nUpload-Checksum: {wrong}\r\n");
+    server.ask(post(&fields, "hello")).expect(460, &[]);
+    nothing_is_left();
+    // Whoever sent this was never told where it is.
+    let mut cut = server.connect();
+    cut.send(
+        post(&format!("{BYTES}Upload-Length: 10\r\n"), "helloworld")
+            .strip_suffix("world")
+            .unwrap(),
+    );
+    cut.finish_sending();
+    cut.response().expect(400, &[]);
+    nothing_is_left();
 }
 
 #[test]
@@ -243,7 +267,7 @@ fn an_idle_upload_says_when_it_goes_and_is_gone_then() {
     let upload = path_of(created.header("location").unwrap());
     let answer = server.ask(patch(&upload, 0, b"hel")).expect(204, &[]);
     assert!(answer.header("upload-expires").is_some());
-    super::server::wait_until("it is gone", || server.ask(head(&upload)).status == 410);
+    wait_until("it is gone", || server.ask(head(&upload)).status == 410);
     server.ask(patch(&upload, 3, b"lo")).expect(410, &[]);
     // A complete one never is.
     let whole = server

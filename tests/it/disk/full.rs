@@ -1,6 +1,7 @@
 //! A full disk, or none, seen by those who come after ingest: parts that are to be joined, consumers, and
 //! who listens to events.
 
+use tests::client::request_head;
 use tests::failpoint::{Failpoint, Fault};
 use tests::hook::Hook;
 use tests::loop_fs::{self, Kind, LoopFs, MemoryFs};
@@ -60,6 +61,50 @@ fn parts_wait_for_space_to_be_joined_in() {
     });
     let completed = pipeline.spool().path("completed", joined.id());
     assert!(std::fs::read(completed).unwrap() == body);
+}
+
+#[test]
+fn where_nothing_can_be_set_aside_each_upload_is_promised_space_until_its_end() {
+    if !needs::met(&loop_fs::NEEDS) {
+        return;
+    }
+    let dir = tempfile::tempdir_in(scratch_dir()).unwrap();
+    let _fs = MemoryFs::mount(dir.path(), 24 * MIB);
+    let pipeline = Pipeline::with_spool(&dir.path().join("spool"));
+    let ingest = pipeline.ingest(&["--min-free", "0"]);
+    let tus = ingest.tus();
+    // Two of these do not fit, whoever wants the second.
+    let body = payload::bytes(1, 13 * MIB as usize);
+    let length = body.len().to_string();
+    let with_length = ("Upload-Length", length.as_str());
+    let bytes = ("Content-Type", "application/offset+octet-stream");
+    let post =
+        |headers: &[(&str, &str)], body: &[u8]| tus.request("POST", tus.base_path(), headers, body);
+    let is_full = || post(&[with_length], b"").expect(507, []);
+
+    let terminated = tus.created(post(&[with_length], b""));
+    is_full();
+    terminated.delete().expect(204, []);
+
+    let wrong = ("Upload-Checksum", "sha1 AAAAAAAAAAAAAAAAAAAAAAAAAAA=");
+    post(&[with_length, bytes, wrong], &body[..MIB as usize]).expect(460, []);
+
+    let deferred = tus.created(post(&[("Upload-Defer-Length", "1")], b""));
+    let told = [("Upload-Offset", "0"), with_length, bytes];
+    let tells = request_head("PATCH", deferred.path(), &told, Some(13 * MIB));
+    let mut sends = tus.connect().unwrap();
+    sends.send(&[&tells, &body[..1000]].concat()).unwrap();
+    wait_for("the first bytes", &1000, || deferred.offset());
+    is_full();
+    sends.reset();
+    wait_for("the end of the request", &204, || deferred.delete().status);
+
+    let last = tus.created(post(&[with_length], b""));
+    is_full();
+    last.patch(0, &body).expect(204, []);
+    // What it has it was promised; the rest is free for another.
+    let rest = (8 * MIB).to_string();
+    post(&[("Upload-Length", &rest)], b"").expect(201, []);
 }
 
 #[test]
