@@ -1,5 +1,6 @@
 //! `retry`, `hold`, `release`, `drop`: what changes where an upload is.
 
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::sync::Arc;
 
@@ -22,7 +23,10 @@ pub(super) fn retry(
     out: &mut impl Write,
 ) -> Result<bool, Failure> {
     let ids = if args.all {
-        dead_letters(spool, args.reason.as_deref())?
+        // One whose data its command has moved away leaves nothing to try again with.
+        let has_data = |id| spool.layout().data(id, DataAt::Failed).is_file();
+        let why = args.reason.as_deref();
+        dead_letters(spool, |id| has_data(id) && is_because(spool, id, why))?
     } else {
         args.ids.clone()
     };
@@ -66,7 +70,7 @@ pub(super) fn remove(
     out: &mut impl Write,
 ) -> Result<bool, Failure> {
     let ids = if args.failed {
-        dead_letters(spool, None)?
+        dead_letters(spool, |_| true)?
     } else {
         args.ids.clone()
     };
@@ -108,21 +112,27 @@ fn each(
     Ok(all)
 }
 
-/// The uploads in `failed/`, those whose reason contains a text if one is given.
-fn dead_letters(spool: &Spool, text: Option<&str>) -> Result<Vec<UploadId>, Failure> {
-    let mut ids = Vec::new();
+/// The uploads in `failed/` that satisfy a condition. Of some there is no data, of others no record.
+fn dead_letters(
+    spool: &Spool,
+    condition: impl Fn(UploadId) -> bool,
+) -> Result<Vec<UploadId>, Failure> {
+    let mut ids = BTreeSet::new();
     for entry in spool.entries(Dir::Failed)? {
-        let Entry::Data(id, _) = entry? else { continue };
-        let matches = text.is_none_or(|text| {
-            let bytes = std::fs::read(spool.layout().reason(id)).unwrap_or_default();
-            let reason: Option<Reason> = serde_json::from_slice(&bytes).ok();
-            reason.is_some_and(|reason| reason.final_reason.contains(text))
-        });
-        if matches {
-            ids.push(id);
+        if let Entry::Data(id, _) | Entry::Record(id, _) = entry? {
+            ids.insert(id);
         }
     }
-    Ok(ids)
+    Ok(ids.into_iter().filter(|&id| condition(id)).collect())
+}
+
+/// Whether the reason of a dead letter contains a text, if one is given.
+fn is_because(spool: &Spool, id: UploadId, text: Option<&str>) -> bool {
+    text.is_none_or(|text| {
+        let bytes = std::fs::read(spool.layout().reason(id)).unwrap_or_default();
+        let reason: Option<Reason> = serde_json::from_slice(&bytes).ok();
+        reason.is_some_and(|reason| reason.final_reason.contains(text))
+    })
 }
 
 /// Takes an upload away from a consumer whose lock does not go: the content is copied, because

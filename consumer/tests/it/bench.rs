@@ -69,8 +69,9 @@ impl Bench {
     pub(crate) fn consumer(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_consumer"));
         let dir = self.dir.path().to_str().unwrap();
-        command.arg("--spool").arg(self.path("spool"));
+        // First, because an operator's words have to be.
         command.args(args.iter().map(|arg| arg.replace("$D", dir)));
+        command.arg("--spool").arg(self.path("spool"));
         command.env("PATH", std::env::var_os("PATH").unwrap());
         let log = std::fs::File::options()
             .create(true)

@@ -233,6 +233,12 @@ fn a_command_may_move_the_data_away_if_it_succeeds_and_else_leaves_a_dead_letter
         };
         assert_eq!(bench.left(), left, "{ending}");
         assert_eq!(bench.read("out/taken"), "hello", "{ending}");
+        // There is nothing to try again with, but something to remove.
+        for words in [["retry", "--all"], ["drop", "--failed"]] {
+            assert_eq!(bench.run(&words).code(), Some(0), "{ending}");
+        }
+        let left = bench.left();
+        assert_eq!(left, [""; 0], "{ending}");
     }
 }
 
