@@ -8,8 +8,10 @@
 //!
 //! The buffers into which large bodies are read begin at a page too: the kernel copies a body into
 //! one and out of it again, from and to pages of its own, and does so faster if both begin alike.
-//! glibc finds aligned memory anew each time instead of what was given back, so what was is kept
-//! here for the next one.
+//! hyper doubles what its first buffer has left behind a request's head, so these are of many sizes,
+//! but none is larger than twice of what is read at once: each gets as much as that, of which only
+//! what is read into is ever touched. glibc finds aligned memory anew each time instead of what was
+//! given back, so what was is kept here for the next one.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::mem::MaybeUninit;
@@ -25,7 +27,10 @@ const BUFFER_BYTES: usize = 8 << 10;
 /// Where the kernel's pages are larger, it gives no memory back, and nothing else is different.
 const PAGE_BYTES: usize = 4 << 10;
 
-/// Buffers of [`READ_BUFFER_BYTES`] that are kept, at most.
+/// What every buffer into which a large body is read gets.
+const LARGE_BYTES: usize = 2 * READ_BUFFER_BYTES;
+
+/// Blocks of [`LARGE_BYTES`] that are kept, at most.
 const SPARE_MAX: usize = 32;
 
 static SPARE: [AtomicPtr<u8>; SPARE_MAX] = [const { AtomicPtr::new(ptr::null_mut()) }; SPARE_MAX];
@@ -33,13 +38,18 @@ static SPARE: [AtomicPtr<u8>; SPARE_MAX] = [const { AtomicPtr::new(ptr::null_mut
 /// The system's allocator, but that buffers begin at a page.
 pub(crate) struct Paged;
 
+/// Whether a large body is read into a block of this size.
+fn is_large(size: usize) -> bool {
+    READ_BUFFER_BYTES / 2 < size && size <= LARGE_BYTES
+}
+
 fn is_paged(size: usize) -> bool {
-    matches!(size, BUFFER_BYTES | READ_BUFFER_BYTES)
+    size == BUFFER_BYTES || is_large(size)
 }
 
 /// Whether such a block is kept when it is given back.
 fn is_spare(layout: Layout) -> bool {
-    layout.size() == READ_BUFFER_BYTES && layout.align() <= PAGE_BYTES
+    is_large(layout.size()) && layout.align() <= PAGE_BYTES
 }
 
 /// A buffer that was kept, if there is one.
@@ -66,15 +76,17 @@ fn keep_spare(block: *mut u8) -> bool {
 /// What is asked of the system for a block: the same each time for one size, so that a block is
 /// given back as what it was taken as.
 fn placed(layout: Layout) -> Layout {
-    match is_paged(layout.size()) {
-        true => layout.align_to(PAGE_BYTES).unwrap_or(layout),
-        false => layout,
-    }
+    let size = match layout.size() {
+        size if is_large(size) => LARGE_BYTES,
+        BUFFER_BYTES => BUFFER_BYTES,
+        _ => return layout,
+    };
+    Layout::from_size_align(size, layout.align().max(PAGE_BYTES)).unwrap_or(layout)
 }
 
 #[expect(unsafe_code, reason = "an allocator has no safe interface")]
 // SAFETY: every block is the system allocator's, asked for and given back with one layout, which
-// has the size that was asked for and no smaller alignment. One that is kept is nobody's: whoever
+// has no smaller size and alignment than were asked for. One that is kept is nobody's: whoever
 // takes it leaves nothing in its place.
 unsafe impl GlobalAlloc for Paged {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
@@ -107,6 +119,9 @@ unsafe impl GlobalAlloc for Paged {
         }
         // SAFETY: the caller promises that this is a layout.
         let wanted = unsafe { Layout::from_size_align_unchecked(size, layout.align()) };
+        if placed(wanted) == placed(layout) {
+            return block;
+        }
         // SAFETY: the size is not 0, by the same promise.
         let moved = unsafe { self.alloc(wanted) };
         if !moved.is_null() {
@@ -142,7 +157,9 @@ mod tests {
 
     #[test]
     fn a_buffer_begins_at_a_page() {
-        let sizes = [BUFFER_BYTES, READ_BUFFER_BYTES];
+        // The last two: what a head of 64 and of 128 bytes leaves, doubled until it is enough.
+        let left = |head: usize| (BUFFER_BYTES - head) << 7;
+        let sizes = [BUFFER_BYTES, READ_BUFFER_BYTES, left(64), 2 * left(128)];
         // More than are kept, and again when some are.
         for _ in 0..2 {
             let buffers: Vec<Vec<u8>> = (0..2 * SPARE_MAX)
@@ -160,7 +177,8 @@ mod tests {
             (BUFFER_BYTES, 3 * BUFFER_BYTES),
             (100, BUFFER_BYTES),
             (BUFFER_BYTES, READ_BUFFER_BYTES),
-            (READ_BUFFER_BYTES, 2 * READ_BUFFER_BYTES),
+            (READ_BUFFER_BYTES, LARGE_BYTES),
+            (LARGE_BYTES - PAGE_BYTES, LARGE_BYTES + 1),
         ] {
             let mut buffer: Vec<u8> = Vec::with_capacity(from);
             buffer.extend((0..from).map(|at| at as u8));
