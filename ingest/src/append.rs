@@ -1,9 +1,11 @@
 //! One request's hold on one upload: the lock, the position, and the watermark that follows it.
 
+use std::fs::File;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use nix::errno::Errno;
 use nix::sys::uio::pwritev;
 use shared::durable::{DiskError, OnPath as _};
 use shared::id::UploadId;
@@ -15,8 +17,10 @@ use crate::digests::read_digest;
 use crate::ledger::{Ledger, Lost};
 use crate::tus::checksum::Hasher;
 use crate::writers::{Seat, Wish};
+use direct::Direct;
 use write_out::WriteOut;
 
+mod direct;
 mod write_out;
 
 /// The right to append to one upload, as long as it lives.
@@ -38,6 +42,7 @@ pub(crate) struct Append {
     /// Whether what arrives counts at once; not while a checksum must be verified first.
     counted: bool,
     publishing: Option<Publishing>,
+    direct: Direct,
     write_out: WriteOut,
     /// Somebody asked for what arrived after the running publication had begun.
     asked_again: bool,
@@ -86,6 +91,7 @@ impl Append {
             is_new,
         } = held;
         let at = ledger.record().map_or(0, |record| record.offset.0);
+        let direct = Direct::new(ledger.writes_directly());
         Self {
             ledger,
             seat,
@@ -95,6 +101,7 @@ impl Append {
             ceiling: u64::MAX,
             counted,
             publishing: None,
+            direct,
             write_out: WriteOut::new(at),
             asked_again: false,
             paused: false,
@@ -149,22 +156,18 @@ impl Append {
         let mut slices: Vec<_> = data.iter().map(|bytes| IoSlice::new(bytes)).collect();
         let mut rest = slices.as_mut_slice();
         let file = self.ledger.data()?;
-        while !rest.is_empty() {
-            // Positions past i64::MAX do not exist: no upload may be that long.
-            let at = i64::try_from(self.at).unwrap_or(i64::MAX);
-            match pwritev(file, rest, at) {
-                Err(nix::errno::Errno::EINTR) => {}
-                Ok(0) => {
-                    let full: io::Result<()> = Err(io::ErrorKind::WriteZero.into());
-                    return full.on("write", self.ledger.path());
+        while let Some(first) = rest.first() {
+            let path = self.ledger.path();
+            let n = match self.direct.write(file, path, first, self.at)? {
+                0 => write_cached(file, rest, self.at).on("write", path)?,
+                n => {
+                    self.write_out.skip_to(self.at + n as u64);
+                    n
                 }
-                written => {
-                    let n = written.on("write", self.ledger.path())?;
-                    self.at += n as u64;
-                    self.seat.received(n as u64);
-                    IoSlice::advance_slices(&mut rest, n);
-                }
-            }
+            };
+            self.at += n as u64;
+            self.seat.received(n as u64);
+            IoSlice::advance_slices(&mut rest, n);
         }
         if self.ledger.syncs() {
             self.write_out.follow(self.ledger.path(), self.at);
@@ -260,6 +263,7 @@ impl Append {
         self.paused = ledger.is_some_and(|ledger| ledger.pause(all_published));
         self.gave_way |= self.paused && !all_published;
         if self.paused {
+            self.direct.rest();
             self.write_out.rest();
         }
         self.paused
@@ -424,6 +428,19 @@ impl Drop for Debt {
     fn drop(&mut self) {
         if let Err(error) = self.ledger.publish(self.upto) {
             tracing::error!(%error, "bytes that arrived are not kept");
+        }
+    }
+}
+
+/// Writes through the page cache; how many bytes, at least one of which there must be.
+fn write_cached(file: &File, data: &[IoSlice<'_>], at: u64) -> io::Result<usize> {
+    // Positions past i64::MAX do not exist: no upload may be that long.
+    let at = i64::try_from(at).unwrap_or(i64::MAX);
+    loop {
+        match pwritev(file, data, at) {
+            Err(Errno::EINTR) => {}
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            written => return Ok(written?),
         }
     }
 }

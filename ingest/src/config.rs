@@ -40,6 +40,8 @@ pub struct Config {
     pub locator: Locator,
     /// Digest that every record gets.
     pub digest: Option<Algorithm>,
+    /// Whether large bodies may be written past the page cache.
+    pub direct_io: bool,
     /// Forms of the IETF draft that are spoken.
     pub drafts: Drafts,
     /// Whose pages may use the server from a browser.
@@ -140,6 +142,7 @@ impl TryFrom<Args> for Config {
             network,
             protocol,
             limits,
+            storage,
             admin: _,
             hooks,
             log: _,
@@ -158,6 +161,7 @@ impl TryFrom<Args> for Config {
                 base: base_path.clone(),
             },
             digest: protocol.digest.algorithm(),
+            direct_io: !storage.no_direct_io,
             drafts: Drafts {
                 numbered: protocol.draft != Draft::Off,
                 headerless: protocol.draft == Draft::All,

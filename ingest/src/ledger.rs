@@ -31,6 +31,7 @@ pub(crate) struct Ledger {
     files: Mutex<Files>,
     /// Who is told what comes of it.
     events: Option<(Arc<Events>, UploadId)>,
+    direct_io: bool,
 }
 
 /// How far an upload has come.
@@ -97,12 +98,19 @@ impl Ledger {
             path,
             files: Mutex::new(files),
             events: None,
+            direct_io: false,
         }
     }
 
     /// Raises an event for everything that happens to it from now on.
     pub(crate) fn told_to(mut self, events: &Arc<Events>, id: UploadId) -> Self {
         self.events = Some((Arc::clone(events), id));
+        self
+    }
+
+    /// Lets large bodies be written past the page cache, if that is `wanted`.
+    pub(crate) fn with_direct_io(mut self, wanted: bool) -> Self {
+        self.direct_io = wanted;
         self
     }
 
@@ -136,6 +144,12 @@ impl Ledger {
     /// Whether a publication waits for the disk.
     pub(crate) fn syncs(&self) -> bool {
         self.spool.durability().syncs_patches()
+    }
+
+    /// Whether large bodies are written past the page cache: where a client waits for the disk,
+    /// at the latest in the end, unless that is not wanted.
+    pub(crate) fn writes_directly(&self) -> bool {
+        self.direct_io && self.spool.durability().syncs_finish()
     }
 
     /// The record as it stands; `None` once the upload was handed over.

@@ -22,7 +22,7 @@ use crate::net::accept::accept;
 use crate::net::connection::{Shared, Timeouts};
 use crate::net::listen::Listeners;
 use crate::routes;
-use crate::uploads::Uploads;
+use crate::uploads::{self, Uploads};
 
 /// Connections that may linger at their end at a time; others are closed at once.
 const LINGERERS_MAX: usize = 256;
@@ -73,12 +73,15 @@ impl Server {
             warn!("no --max-size: one upload may take all space but --min-free");
         }
         info!(spool = %args.spool.display(), filesystem = %probe, "spool opened");
-        let free_bytes_min = config.limits.free_bytes_min;
+        let wanted = uploads::Options {
+            free_bytes_min: config.limits.free_bytes_min,
+            digest: config.digest,
+            direct_io: config.direct_io,
+        };
         let spool = Arc::new(spool);
         let events = Events::new(Arc::clone(&spool), config.hooks.events.clone());
         let told = Arc::clone(&events);
-        let digest = config.digest;
-        let uploads = Uploads::new(Arc::clone(&spool), free_bytes_min, &probe, digest, told);
+        let uploads = Uploads::new(Arc::clone(&spool), &wanted, &probe, told);
         Ok(Self {
             spool,
             events,

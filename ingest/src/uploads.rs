@@ -49,6 +49,17 @@ const FINISH_PATIENCE: Duration = Duration::from_secs(1);
 /// only while it is joined, and the upload waits.
 const SHARING_FILESYSTEMS: [&str; 3] = ["xfs", "btrfs", "bcachefs"];
 
+/// What the operator wants of all uploads.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Options {
+    /// Bytes that uploads leave free.
+    pub(crate) free_bytes_min: u64,
+    /// The digest that every record gets.
+    pub(crate) digest: Option<Algorithm>,
+    /// Whether large bodies may be written past the page cache.
+    pub(crate) direct_io: bool,
+}
+
 /// All uploads of one spool.
 pub(crate) struct Uploads {
     spool: Arc<Spool>,
@@ -58,6 +69,7 @@ pub(crate) struct Uploads {
     events: Arc<Events>,
     /// Whether joining parts takes no space: their blocks are shared.
     shares_blocks: bool,
+    direct_io: bool,
     /// Digests of whole uploads.
     pub(crate) digests: Arc<Digests>,
 }
@@ -65,14 +77,13 @@ pub(crate) struct Uploads {
 impl Uploads {
     pub(crate) fn new(
         spool: Arc<Spool>,
-        free_bytes_min: u64,
+        options: &Options,
         probe: &Probe,
-        digest: Option<Algorithm>,
         events: Arc<Events>,
     ) -> std::io::Result<Self> {
         let dir = File::open(spool.layout().dir(Dir::Uploads))?;
-        let space = Space::new(dir, free_bytes_min, probe.fallocate);
-        let digests = Arc::new(Digests::new(digest));
+        let space = Space::new(dir, options.free_bytes_min, probe.fallocate);
+        let digests = Arc::new(Digests::new(options.digest));
         let (joined, told) = (Arc::clone(&digests), Arc::clone(&events));
         let assembler = Assembler::new(Arc::clone(&spool), joined, told);
         let shares_blocks = SHARING_FILESYSTEMS.contains(&probe.filesystem.name.as_str());
@@ -83,6 +94,7 @@ impl Uploads {
             assembler: Arc::new(assembler),
             events,
             shares_blocks,
+            direct_io: options.direct_io,
             digests,
         })
     }
@@ -198,7 +210,9 @@ impl Uploads {
                 Open::Held(receiving) => {
                     self.reserve_again(&receiving);
                     let ledger = Ledger::of_receiving(&self.spool, receiving);
-                    let ledger = ledger.told_to(&self.events, id);
+                    let ledger = ledger
+                        .told_to(&self.events, id)
+                        .with_direct_io(self.direct_io);
                     return Ok(Some(Held {
                         ledger: Arc::new(ledger),
                         seat: Arc::new(seat),
@@ -283,7 +297,9 @@ impl Uploads {
             .take_seat(id)
             .await
             .map_err(|_| Refusal::Locked)?;
-        let ledger = Ledger::of_new(&self.spool, new, record).told_to(&self.events, id);
+        let ledger = Ledger::of_new(&self.spool, new, record)
+            .told_to(&self.events, id)
+            .with_direct_io(self.direct_io);
         Ok(Held {
             ledger: Arc::new(ledger),
             seat: Arc::new(seat),

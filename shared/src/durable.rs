@@ -152,6 +152,15 @@ pub fn open_any(path: &Path, write: bool) -> Result<File, DiskError> {
     open_as(OpenOptions::new().write(write), OFlag::empty(), path).on("open", path)
 }
 
+/// Opens an existing file for writing past the page cache, whole blocks at a time, from memory that
+/// begins at one.
+///
+/// # Errors
+/// As open(2) with `O_DIRECT`: `EINVAL` where the filesystem does not do that.
+pub fn open_direct(path: &Path) -> Result<File, DiskError> {
+    open_as(OpenOptions::new().write(true), OFlag::O_DIRECT, path).on("open", path)
+}
+
 /// Opens a file only to read it, and leaves its time of access alone: to keep that, the filesystem
 /// would write the inode of every file that is looked at. Only a file's owner may ask for this; who
 /// has been refused once asks no more. What is no regular file may be opened; to read it fails.

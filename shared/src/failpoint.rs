@@ -54,6 +54,8 @@ failpoints! {
     CreateRecordMade = "create.record_made",
     /// Create: everything is synced, the answer is not sent.
     CreateSynced = "create.synced",
+    /// PATCH: bytes have been written past the page cache, nothing says so.
+    AppendWritten = "append.written",
     /// PATCH: the data is synced, the watermark has not moved.
     AdvanceDataSynced = "advance.data_synced",
     /// PATCH: the record tells of the new watermark, but is not synced.

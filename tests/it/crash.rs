@@ -17,9 +17,9 @@ use tests::pipeline::Pipeline;
 use tests::programs::Program;
 
 /// The operations that the tests below walk through, by the part of the name before the dot.
-const WALKED: [&str; 10] = [
-    "create", "advance", "assemble", "handover", "end", "claim", "deliver", "hook", "settle",
-    "orphan",
+const WALKED: [&str; 11] = [
+    "create", "append", "advance", "assemble", "handover", "end", "claim", "deliver", "hook",
+    "settle", "orphan",
 ];
 
 /// Walked elsewhere: `janitor` and `probe` below in tests of their own, `back` (an operator's

@@ -1,6 +1,7 @@
 use std::os::unix::fs::FileExt as _;
 
 use shared::durable::Durability;
+use shared::failpoint;
 use shared::receive::{NewData, Open, Receiving};
 use shared::record::{self, Record};
 use shared::spool::{Options, Spool};
@@ -137,4 +138,121 @@ fn bytes_are_published_also_if_the_runtime_ends_before() {
         assert!(std::time::Instant::now() < deadline, "not published");
         std::thread::sleep(std::time::Duration::from_millis(2));
     }
+}
+
+/// 3 MiB and a few bytes, in the pieces in which a fast client's body is written: up to a MiB of
+/// the file, then whole MiB from memory that begins at a page, then the rest.
+fn fast_body() -> (Vec<u8>, Vec<Bytes>) {
+    const MIB: usize = 1 << 20;
+    let bytes: Vec<u8> = (0..3 * MIB + 77).map(|at| (at % 251) as u8).collect();
+    let piece = |range: std::ops::Range<usize>| {
+        let mut space = vec![0; range.len() + 4096];
+        let start = space.as_ptr().align_offset(4096);
+        space[start..start + range.len()].copy_from_slice(&bytes[range.clone()]);
+        Bytes::from(space).slice(start..start + range.len())
+    };
+    let ends = [0, MIB - 300, MIB, 2 * MIB, 3 * MIB + 77];
+    let pieces = ends.windows(2).map(|ends| piece(ends[0]..ends[1]));
+    (bytes.clone(), pieces.collect())
+}
+
+/// An upload for a fast body, with which the page cache may be passed by.
+async fn held_directly(dir: &tempfile::TempDir) -> (Arc<Spool>, Held) {
+    let (spool, held) = held(dir, &Arc::default()).await;
+    let ledger = Arc::into_inner(held.ledger).unwrap().with_direct_io(true);
+    let ledger = Arc::new(ledger);
+    (spool, Held { ledger, ..held })
+}
+
+/// Whether a filesystem takes writes past the page cache; says so if not.
+fn takes_direct_io(dir: &tempfile::TempDir) -> bool {
+    let path = dir.path().join("tried");
+    std::fs::write(&path, "").unwrap();
+    let taken = shared::durable::open_direct(&path).is_ok();
+    if !taken {
+        eprintln!("skipped: no O_DIRECT in {}", dir.path().display());
+    }
+    taken
+}
+
+fn content(append: &Append) -> Vec<u8> {
+    std::fs::read(append.ledger().path()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_fast_body_whole_blocks_go_past_the_page_cache_and_no_byte_is_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    if !takes_direct_io(&dir) {
+        return;
+    }
+    let (spool, held) = held_directly(&dir).await;
+    let id = held.seat.id();
+    let (bytes, pieces) = fast_body();
+    let mut append = Append::new(held, bytes.len() as u64, true);
+    append.set_length(Length(bytes.len() as u64)).unwrap();
+    for piece in pieces {
+        append.write(&[piece]).unwrap();
+        assert!(matches!(append.direct, Direct::Open(_)));
+    }
+    append.publish_now().unwrap();
+    assert!(content(&append) == bytes);
+    assert_eq!(offset(&spool, id), Offset(bytes.len() as u64));
+    assert!(append.pause());
+    assert!(
+        matches!(append.direct, Direct::Closed),
+        "silent, and has files open"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_filesystem_refuses_to_write_directly_goes_through_the_page_cache() {
+    let dir = tempfile::tempdir().unwrap();
+    if !takes_direct_io(&dir) {
+        return;
+    }
+    let (_spool, held) = held_directly(&dir).await;
+    let (bytes, pieces) = fast_body();
+    let mut append = Append::new(held, bytes.len() as u64, true);
+    let refusing = failpoint::scoped("append.written=error:EINVAL@1").unwrap();
+    pieces
+        .into_iter()
+        .for_each(|piece| append.write(&[piece]).unwrap());
+    drop(refusing);
+    assert!(matches!(append.direct, Direct::Never));
+    assert!(content(&append) == bytes);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_disk_refuses_does_not_count() {
+    let dir = tempfile::tempdir().unwrap();
+    if !takes_direct_io(&dir) {
+        return;
+    }
+    let (spool, held) = held_directly(&dir).await;
+    let id = held.seat.id();
+    let (bytes, pieces) = fast_body();
+    let mut append = Append::new(held, bytes.len() as u64, true);
+    append.set_length(Length(bytes.len() as u64)).unwrap();
+    let _dying = failpoint::scoped("append.written=error:EIO@2").unwrap();
+    let refused = pieces
+        .into_iter()
+        .position(|piece| append.write(&[piece]).is_err());
+    assert_eq!(refused, Some(2), "the second one of whole blocks");
+    append.publish_now().unwrap();
+    assert_eq!(offset(&spool, id), Offset(1 << 20));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_has_taken_the_name_is_not_written_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_spool, held) = held_directly(&dir).await;
+    let (bytes, pieces) = fast_body();
+    let mut append = Append::new(held, bytes.len() as u64, true);
+    let path = append.ledger().path().to_owned();
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, "another's").unwrap();
+    pieces
+        .into_iter()
+        .for_each(|piece| append.write(&[piece]).unwrap());
+    assert_eq!(std::fs::read(&path).unwrap(), b"another's");
 }

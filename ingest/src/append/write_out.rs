@@ -62,8 +62,7 @@ impl WriteOut {
             return;
         }
         let Ok(turn) = self.turn.try_acquire() else {
-            // The syncs of the watermark are left to do it.
-            (self.done, self.begun) = (at, at);
+            self.skip_to(at);
             return;
         };
         let opened = self
@@ -77,6 +76,11 @@ impl WriteOut {
             durable::write_out(&file, from..at);
             drop(turn);
         }));
+    }
+
+    /// Everything below `at` is on its way, or is left to the syncs of the watermark.
+    pub(super) fn skip_to(&mut self, at: u64) {
+        (self.done, self.begun) = (at, at);
     }
 
     /// Whether the disk is too far behind an upload that stands at `at`. Then a portion is under

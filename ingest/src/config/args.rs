@@ -48,6 +48,9 @@ pub struct Args {
     #[command(flatten)]
     pub(super) limits: LimitArgs,
 
+    #[command(flatten)]
+    pub(super) storage: StorageArgs,
+
     /// Where metrics and health are told.
     #[command(flatten)]
     pub admin: AdminArgs,
@@ -168,6 +171,15 @@ pub(super) struct LimitArgs {
     /// Space that uploads leave free; what would take it is refused with 507
     #[arg(long, value_name = "SIZE", default_value_t = MIN_FREE_DEFAULT)]
     pub(super) min_free: Bytes,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Storage")]
+pub(super) struct StorageArgs {
+    /// Write large bodies through the page cache also where they are synced: for hooks that read a
+    /// file at once, from a disk that is slow to read
+    #[arg(long)]
+    pub(super) no_direct_io: bool,
 }
 
 /// Which forms of the draft are spoken.

@@ -2,9 +2,11 @@
 
 use tests::client::Upload;
 use tests::failpoint::{Failpoint, Fault};
+use tests::loop_fs::{self, Kind, LoopFs};
 use tests::needs::{self, Need};
+use tests::payload;
 use tests::pipeline::{BASE_PATH, Ingest, Pipeline};
-use tests::programs::Program;
+use tests::programs::{Program, scratch_dir};
 use tests::wait::wait_for;
 
 use super::{IMPATIENT, body, deliver_all, kill_at, points};
@@ -218,6 +220,38 @@ fn ingest_killed_while_the_watermark_moves_has_the_old_or_the_new_one() {
             std::fs::read(pipeline.out().join("a.bin")).unwrap() == body,
             "{point}"
         );
+    }
+}
+
+#[test]
+fn ingest_killed_after_a_write_past_the_page_cache_goes_on_where_its_watermark_is() {
+    if !needs::met(&[Need::Failpoints]) || !needs::met(&loop_fs::NEEDS) {
+        return;
+    }
+    let dir = tempfile::tempdir_in(scratch_dir()).unwrap();
+    // One that is known to take such writes.
+    let fs = LoopFs::make(Kind::Ext4, dir.path(), "fs", 512 << 20);
+    // More than is received between two watermarks, twice.
+    let body = payload::bytes(1, 40 << 20);
+    for point in points("append") {
+        for passage in [1, 30] {
+            let what = format!("{point}, passage {passage}");
+            let spool = fs.mount_point().join(format!("spool-{passage}"));
+            let pipeline = Pipeline::with_spool(&spool);
+            let mut ingest = pipeline.ingest_failing(&[], &[at_passage(point, passage)]);
+            let length = body.len() as u64;
+            let upload = ingest.tus().create(length, &[("filename", "a.bin")]);
+            assert!(upload.try_patch(0, &body).is_err(), "{what}");
+            ingest.process.wait_killed();
+            ingest.restart();
+
+            let offset = usize::try_from(upload.offset()).unwrap();
+            assert!(offset < body.len(), "{what}: {offset}");
+            upload.patch(offset as u64, &body[offset..]).expect(204, []);
+            deliver_all(&pipeline);
+            let delivered = std::fs::read(pipeline.out().join("a.bin")).unwrap();
+            assert!(delivered == body, "{what}: not what was sent");
+        }
     }
 }
 
