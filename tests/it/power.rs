@@ -365,7 +365,8 @@ fn plan(tus: &Tus, seed: u64) -> Plan {
     let (clients, length_max, uploads_each) = match seed % 4 {
         0 => (12, 300_000, None),
         1 => (3, 50_000, Some(2)),
-        2 => (12, 4_000_000, None),
+        // Long enough to be written past the page cache.
+        2 => (4, 12_000_000, None),
         _ => {
             return Plan {
                 clients: 1,
