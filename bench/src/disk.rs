@@ -68,8 +68,10 @@ impl Disk {
                 "defaults"
             }
         };
+        // Otherwise the page cache would be the disk, and a flush would write all of it at once.
+        // Where the image lies in memory that is so, and this changes nothing.
         let looped = Command::new("losetup")
-            .args(["-f", "--show"])
+            .args(["-f", "--show", "--direct-io=on"])
             .arg(&image)
             .output()?;
         ensure!(looped.status.success(), "losetup failed");
