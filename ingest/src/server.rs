@@ -73,7 +73,7 @@ impl Server {
             warn!("no --max-size: one upload may take all space but --min-free");
         }
         info!(spool = %args.spool.display(), filesystem = %probe, "spool opened");
-        let wanted = uploads::Options {
+        let policy = uploads::Policy {
             free_bytes_min: config.limits.free_bytes_min,
             digest: config.digest,
             direct_io: config.direct_io,
@@ -81,7 +81,7 @@ impl Server {
         let spool = Arc::new(spool);
         let events = Events::new(Arc::clone(&spool), config.hooks.events.clone());
         let told = Arc::clone(&events);
-        let uploads = Uploads::new(Arc::clone(&spool), &wanted, &probe, told);
+        let uploads = Uploads::new(Arc::clone(&spool), &policy, &probe, told);
         Ok(Self {
             spool,
             events,

@@ -51,7 +51,7 @@ const SHARING_FILESYSTEMS: [&str; 3] = ["xfs", "btrfs", "bcachefs"];
 
 /// What the operator wants of all uploads.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Options {
+pub(crate) struct Policy {
     /// Bytes that uploads leave free.
     pub(crate) free_bytes_min: u64,
     /// The digest that every record gets.
@@ -77,13 +77,13 @@ pub(crate) struct Uploads {
 impl Uploads {
     pub(crate) fn new(
         spool: Arc<Spool>,
-        options: &Options,
+        policy: &Policy,
         probe: &Probe,
         events: Arc<Events>,
     ) -> std::io::Result<Self> {
         let dir = File::open(spool.layout().dir(Dir::Uploads))?;
-        let space = Space::new(dir, options.free_bytes_min, probe.fallocate);
-        let digests = Arc::new(Digests::new(options.digest));
+        let space = Space::new(dir, policy.free_bytes_min, probe.fallocate);
+        let digests = Arc::new(Digests::new(policy.digest));
         let (joined, told) = (Arc::clone(&digests), Arc::clone(&events));
         let assembler = Assembler::new(Arc::clone(&spool), joined, told);
         let shares_blocks = SHARING_FILESYSTEMS.contains(&probe.filesystem.name.as_str());
@@ -94,7 +94,7 @@ impl Uploads {
             assembler: Arc::new(assembler),
             events,
             shares_blocks,
-            direct_io: options.direct_io,
+            direct_io: policy.direct_io,
             digests,
         })
     }

@@ -25,7 +25,12 @@ fn uploads(dir: &tempfile::TempDir) -> Uploads {
         timeout: Duration::ZERO,
     };
     let events = Events::new(Arc::clone(&spool), nobody);
-    Uploads::new(spool, 0, &probe, None, events).unwrap()
+    let policy = Policy {
+        free_bytes_min: 0,
+        digest: None,
+        direct_io: false,
+    };
+    Uploads::new(spool, &policy, &probe, events).unwrap()
 }
 
 #[test]
