@@ -1,15 +1,17 @@
 //! One opened spool: its paths, modes, promises and directory syncs. Creates it where needed.
 
-use std::fs::{DirBuilder, File};
+use std::fs::DirBuilder;
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::durable::{self, DirSync, DiskError, Durability, OnPath};
-use crate::id::{ClaimId, UploadId};
+use crate::id::ClaimId;
 use crate::layout::{Dir, Entry, FORMAT_FILE, Layout, classify};
-use crate::record::{Record, RecordError, RecordFile};
-use crate::time::UnixTime;
+
+mod files;
+
+pub use files::changed_at;
 
 /// Content of `FORMAT`: the name and the major version of the layout.
 pub const FORMAT_LINE: &str = "tuspool 1\n";
@@ -180,143 +182,6 @@ impl Spool {
         self.dirs.iter().any(DirSync::is_poisoned)
     }
 
-    /// Creates a file that must not exist, with the spool's file mode.
-    ///
-    /// # Errors
-    /// As open(2) and chmod(2).
-    pub fn create_file(&self, path: &Path) -> Result<File, DiskError> {
-        let file = durable::create_new(path, self.options.file_mode)?;
-        self.fix_mode(&file, path)?;
-        Ok(file)
-    }
-
-    fn fix_mode(&self, file: &File, path: &Path) -> Result<(), DiskError> {
-        if self.chmod {
-            let mode = std::fs::Permissions::from_mode(self.options.file_mode);
-            file.set_permissions(mode).on("chmod", path)?;
-        }
-        Ok(())
-    }
-
-    /// What time it is by the clock that stamps the spool's files; on a network filesystem that is
-    /// the server's. Ages of files are measured against it: the local clock may be another.
-    ///
-    /// # Errors
-    /// As open(2): a file is made, and removed at once.
-    pub fn stored_now(&self) -> Result<UnixTime, DiskError> {
-        let path = self.temp(Dir::Claimed, UploadId::generate());
-        let stat = self
-            .create_file(&path)
-            .and_then(|file| file.metadata().on("stat", &path));
-        durable::unlink(&path)?;
-        stat.map(|stat| changed_at(&stat))
-    }
-
-    /// Writes a record at a free name. Not yet durable.
-    ///
-    /// # Errors
-    /// As open(2) and write(2); nothing is left behind then.
-    pub fn create_record(&self, path: PathBuf, record: &Record) -> Result<RecordFile, DiskError> {
-        let file = RecordFile::create(path, record, self.options.file_mode)?;
-        self.fix_mode(file.file(), file.path())?;
-        Ok(file)
-    }
-
-    /// A temporary name that nobody else uses, in `uploads/` or `claimed/`.
-    #[must_use]
-    pub fn temp(&self, dir: Dir, id: UploadId) -> PathBuf {
-        self.layout.temp(dir, id, ClaimId::generate())
-    }
-
-    /// Writes a file that must not exist; its content durable on return if asked for.
-    ///
-    /// # Errors
-    /// As open(2), write(2), fdatasync(2); nothing is left behind then, but for a file that was
-    /// there before (`AlreadyExists`).
-    pub(crate) fn create_whole(
-        &self,
-        path: &Path,
-        bytes: &[u8],
-        durably: bool,
-    ) -> Result<(), DiskError> {
-        let mut file = self.create_file(path)?;
-        let mut written = file.write_all(bytes).on("write", path);
-        if durably {
-            written = written.and_then(|()| durable::sync_data(&file, path));
-        }
-        if written.is_err() {
-            durable::unlink(path)?;
-        }
-        written
-    }
-
-    /// Writes a small file of an upload anew: temporary file in `claimed/`, its content durable if
-    /// asked for, renamed. The rename itself is not synced.
-    ///
-    /// # Errors
-    /// As write(2), fdatasync(2), rename(2); the old file is untouched then.
-    pub(crate) fn replace_file(
-        &self,
-        path: &Path,
-        id: UploadId,
-        bytes: &[u8],
-        durably: bool,
-    ) -> Result<(), DiskError> {
-        let temp = self.temp(Dir::Claimed, id);
-        self.create_whole(&temp, bytes, durably)?;
-        if let Err(error) = durable::rename(&temp, path) {
-            durable::unlink(&temp)?;
-            return Err(error);
-        }
-        Ok(())
-    }
-
-    /// Puts a whole new record in the place of `path`: temporary file in `temp_dir`, synced unless
-    /// nothing is (`--durability none`), renamed. The rename itself is not synced.
-    ///
-    /// # Errors
-    /// As write(2), fdatasync(2), rename(2); the old record is untouched then.
-    pub fn replace_record(
-        &self,
-        path: PathBuf,
-        temp_dir: Dir,
-        id: UploadId,
-        record: &Record,
-    ) -> Result<RecordFile, DiskError> {
-        let temp = self.temp(temp_dir, id);
-        let mut file = self.create_record(temp.clone(), record)?;
-        let synced = match self.options.durability.syncs_finish() {
-            true => file.sync(),
-            false => Ok(()),
-        };
-        if let Err(error) = synced.and_then(|()| durable::rename(&temp, &path)) {
-            durable::unlink(&temp)?;
-            return Err(error);
-        }
-        file.moved(path);
-        Ok(file)
-    }
-
-    /// Opens a record of a locked upload for changing; one without our head (tussi's) is first
-    /// replaced by ours.
-    ///
-    /// # Errors
-    /// That it is missing, cannot be read or replaced, or is no record.
-    pub fn open_record(
-        &self,
-        path: PathBuf,
-        temp_dir: Dir,
-        id: UploadId,
-    ) -> Result<(RecordFile, Record), RecordError> {
-        let (file, mut record) = RecordFile::open(path.clone())?;
-        if file.has_head() {
-            return Ok((file, record));
-        }
-        record.format = Some(crate::record::FORMAT);
-        let file = self.replace_record(path, temp_dir, id, &record)?;
-        Ok((file, record))
-    }
-
     /// Streams the entries of a directory; foreign names are left out.
     ///
     /// # Errors
@@ -335,13 +200,6 @@ impl Spool {
             Err(error) => Some(Err(error)),
         }))
     }
-}
-
-/// When a file was last changed, its name included (its ctime).
-#[must_use]
-pub fn changed_at(stat: &std::fs::Metadata) -> UnixTime {
-    let micros = stat.ctime().saturating_mul(1_000_000);
-    UnixTime::from_micros(micros.saturating_add(stat.ctime_nsec() / 1000))
 }
 
 fn make_dir(path: &Path, mode: u32) -> Result<(), DiskError> {
@@ -407,98 +265,4 @@ fn umask() -> u32 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_spool_is_made_below_an_existing_parent_and_opened_again() {
-        let dir = tempfile::tempdir().unwrap();
-        let root = dir.path().join("spool");
-        for _ in 0..2 {
-            let spool = Spool::open(&root, Options::default()).unwrap();
-            for dir in Dir::ALL {
-                assert_eq!(spool.entries(dir).unwrap().count(), 0);
-                spool.sync_dir(dir).unwrap();
-            }
-        }
-        assert_eq!(
-            std::fs::read_to_string(root.join("FORMAT")).unwrap(),
-            FORMAT_LINE
-        );
-        assert!(Spool::open(&dir.path().join("a/b"), Options::default()).is_err());
-        std::fs::write(dir.path().join("file"), "").unwrap();
-        assert!(Spool::open(&dir.path().join("file"), Options::default()).is_err());
-    }
-
-    #[test]
-    fn a_spool_is_opened_again_where_it_is_and_not_made_where_it_is_not() {
-        let dir = tempfile::tempdir().unwrap();
-        let root = dir.path().join("spool");
-        let spool = Spool::open(&root, Options::default()).unwrap();
-        std::fs::remove_dir(root.join("completed")).unwrap();
-        spool.reopen().unwrap().sync_dir(Dir::Completed).unwrap();
-        std::fs::remove_dir_all(&root).unwrap();
-        std::fs::create_dir(&root).unwrap();
-        let error = spool.reopen().unwrap_err().to_string();
-        assert!(error.contains("FORMAT"), "{error}");
-        assert_eq!(std::fs::read_dir(&root).unwrap().count(), 0);
-    }
-
-    #[test]
-    fn another_format_is_refused_by_name() {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("FORMAT"), "tuspool 2\nnew\n").unwrap();
-        let error = Spool::open(dir.path(), Options::default())
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("tuspool 2") && !error.contains('\n'),
-            "{error}"
-        );
-        assert!(
-            !dir.path().join("uploads").is_dir(),
-            "touched before the check"
-        );
-    }
-
-    #[test]
-    fn modes_are_as_asked_whatever_the_umask() {
-        let dir = tempfile::tempdir().unwrap();
-        let options = Options {
-            directory_mode: 0o2770,
-            file_mode: 0o666,
-            ..Options::default()
-        };
-        let spool = Spool::open(&dir.path().join("s"), options).unwrap();
-        let path = spool
-            .layout()
-            .data(UploadId::generate(), crate::layout::DataAt::Uploads);
-        let file = spool.create_file(&path).unwrap();
-        assert_eq!(file.metadata().unwrap().mode() & 0o7777, 0o666);
-        let uploads = std::fs::metadata(spool.layout().dir(Dir::Uploads)).unwrap();
-        assert_eq!(uploads.mode() & 0o7777, 0o2770);
-    }
-
-    #[test]
-    fn foreign_names_are_left_out_of_a_listing() {
-        let dir = tempfile::tempdir().unwrap();
-        let spool = Spool::open(&dir.path().join("s"), Options::default()).unwrap();
-        let id = UploadId::generate();
-        for name in ["README", ".hidden", "x.meta"] {
-            std::fs::write(spool.layout().dir(Dir::Completed).join(name), "").unwrap();
-        }
-        let record = spool
-            .layout()
-            .record(id, crate::layout::RecordAt::Completed);
-        std::fs::write(record, "").unwrap();
-        let found: Vec<Entry> = spool
-            .entries(Dir::Completed)
-            .unwrap()
-            .map(Result::unwrap)
-            .collect();
-        assert_eq!(
-            found,
-            [Entry::Record(id, crate::layout::RecordAt::Completed)]
-        );
-    }
-}
+mod tests;
