@@ -156,6 +156,26 @@ fn fast_body() -> (Vec<u8>, Vec<Bytes>) {
     (bytes.clone(), pieces.collect())
 }
 
+#[tokio::test]
+async fn the_page_cache_is_passed_by_where_something_is_synced_and_that_is_wanted() {
+    for (durability, wanted, expected) in [
+        (Durability::EveryPatch, true, true),
+        (Durability::OnFinish, true, true),
+        (Durability::None, true, false),
+        (Durability::EveryPatch, false, false),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let (_spool, held) = held_with(&dir, durability, &Arc::default()).await;
+        let ledger = Arc::into_inner(held.ledger).unwrap();
+        let ledger = ledger.with_direct_io(wanted);
+        assert_eq!(
+            ledger.writes_directly(),
+            expected,
+            "{durability:?} {wanted}"
+        );
+    }
+}
+
 /// An upload for a fast body, with which the page cache may be passed by.
 async fn held_directly(dir: &tempfile::TempDir) -> (Arc<Spool>, Held) {
     let (spool, held) = held(dir, &Arc::default()).await;
@@ -175,6 +195,20 @@ fn takes_direct_io(dir: &tempfile::TempDir) -> bool {
     taken
 }
 
+/// An upload that a fast body fills, the body, and its pieces; `None` where the filesystem takes no
+/// write past the page cache.
+async fn fast_append(dir: &tempfile::TempDir) -> Option<(Arc<Spool>, Append, Vec<u8>, Vec<Bytes>)> {
+    if !takes_direct_io(dir) {
+        return None;
+    }
+    let (spool, held) = held_directly(dir).await;
+    let (bytes, pieces) = fast_body();
+    let length = bytes.len() as u64;
+    let mut append = Append::new(held, length, true);
+    append.set_length(Length(length)).unwrap();
+    Some((spool, append, bytes, pieces))
+}
+
 fn content(append: &Append) -> Vec<u8> {
     std::fs::read(append.ledger().path()).unwrap()
 }
@@ -182,21 +216,16 @@ fn content(append: &Append) -> Vec<u8> {
 #[tokio::test(flavor = "multi_thread")]
 async fn of_a_fast_body_whole_blocks_go_past_the_page_cache_and_no_byte_is_lost() {
     let dir = tempfile::tempdir().unwrap();
-    if !takes_direct_io(&dir) {
+    let Some((spool, mut append, bytes, pieces)) = fast_append(&dir).await else {
         return;
-    }
-    let (spool, held) = held_directly(&dir).await;
-    let id = held.seat.id();
-    let (bytes, pieces) = fast_body();
-    let mut append = Append::new(held, bytes.len() as u64, true);
-    append.set_length(Length(bytes.len() as u64)).unwrap();
+    };
     for piece in pieces {
         append.write(&[piece]).unwrap();
         assert!(matches!(append.direct, Direct::Open(_)));
     }
     append.publish_now().unwrap();
     assert!(content(&append) == bytes);
-    assert_eq!(offset(&spool, id), Offset(bytes.len() as u64));
+    assert_eq!(offset(&spool, append.id()), Offset(bytes.len() as u64));
     assert!(append.pause());
     assert!(
         matches!(append.direct, Direct::Closed),
@@ -207,12 +236,9 @@ async fn of_a_fast_body_whole_blocks_go_past_the_page_cache_and_no_byte_is_lost(
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_filesystem_refuses_to_write_directly_goes_through_the_page_cache() {
     let dir = tempfile::tempdir().unwrap();
-    if !takes_direct_io(&dir) {
+    let Some((_spool, mut append, bytes, pieces)) = fast_append(&dir).await else {
         return;
-    }
-    let (_spool, held) = held_directly(&dir).await;
-    let (bytes, pieces) = fast_body();
-    let mut append = Append::new(held, bytes.len() as u64, true);
+    };
     let refusing = failpoint::scoped("append.written=error:EINVAL@1").unwrap();
     pieces
         .into_iter()
@@ -225,21 +251,16 @@ async fn what_a_filesystem_refuses_to_write_directly_goes_through_the_page_cache
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_disk_refuses_does_not_count() {
     let dir = tempfile::tempdir().unwrap();
-    if !takes_direct_io(&dir) {
+    let Some((spool, mut append, _, pieces)) = fast_append(&dir).await else {
         return;
-    }
-    let (spool, held) = held_directly(&dir).await;
-    let id = held.seat.id();
-    let (bytes, pieces) = fast_body();
-    let mut append = Append::new(held, bytes.len() as u64, true);
-    append.set_length(Length(bytes.len() as u64)).unwrap();
+    };
     let _dying = failpoint::scoped("append.written=error:EIO@2").unwrap();
     let refused = pieces
         .into_iter()
         .position(|piece| append.write(&[piece]).is_err());
     assert_eq!(refused, Some(2), "the second one of whole blocks");
     append.publish_now().unwrap();
-    assert_eq!(offset(&spool, id), Offset(1 << 20));
+    assert_eq!(offset(&spool, append.id()), Offset(1 << 20));
 }
 
 #[tokio::test(flavor = "multi_thread")]

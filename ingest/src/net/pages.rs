@@ -202,6 +202,14 @@ mod tests {
     }
 
     #[test]
+    fn a_large_buffer_that_grows_stays_where_it_is() {
+        let mut buffer: Vec<u8> = Vec::with_capacity(READ_BUFFER_BYTES / 2 + 1);
+        let before = buffer.as_ptr();
+        buffer.reserve_exact(LARGE_BYTES);
+        assert_eq!(buffer.as_ptr(), before);
+    }
+
+    #[test]
     fn a_large_buffer_is_one_owner_s_at_a_time() {
         let owner = |n: usize| {
             move || {
