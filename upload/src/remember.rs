@@ -276,6 +276,23 @@ mod tests {
     }
 
     #[test]
+    fn no_two_paths_are_remembered_as_one() {
+        use std::ffi::OsStr;
+        use std::os::unix::ffi::OsStrExt as _;
+
+        let names: [&[u8]; 5] = [
+            b"/a\xff",
+            b"/a\xfe",
+            "/a\u{fffd}".as_bytes(),
+            b"/a\\xff",
+            b"/a",
+        ];
+        let remembered = names.map(|name| named(Path::new(OsStr::from_bytes(name))));
+        let different: std::collections::HashSet<_> = remembered.iter().collect();
+        assert_eq!(different.len(), names.len(), "{remembered:?}");
+    }
+
+    #[test]
     fn an_upload_is_found_until_it_is_forgotten() {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::at(directory.path().join("new/dir/state.json"));

@@ -17,7 +17,9 @@ fn uploads(dir: &tempfile::TempDir) -> Uploads {
         file_mode: 0o600,
         allow_overlay: true,
     };
-    let probe = probe::probe(spool.layout(), expect).unwrap();
+    let mut probe = probe::probe(spool.layout(), expect).unwrap();
+    // What is promised is counted only where no space can be set aside.
+    probe.fallocate = false;
     let nobody = Teller {
         command: None,
         endpoint: None,
@@ -57,4 +59,22 @@ fn a_sweep_leaves_alone_what_is_just_being_created() {
     // The proof of the proof.
     drop(File::options().read(true).write(true).open(&data).unwrap());
     assert!(was_opened());
+}
+
+#[tokio::test]
+async fn a_refused_termination_leaves_an_upload_the_space_that_it_was_promised() {
+    let dir = tempfile::tempdir().unwrap();
+    let uploads = uploads(&dir);
+    let record = Record::new(Some(Length(10)), UnixTime::now());
+    let receiving = NewData::create(&uploads.spool)
+        .unwrap()
+        .into_receiving(record)
+        .unwrap();
+    let id = receiving.id();
+    uploads.space.promise(id, u64::MAX / 2);
+    assert_eq!(uploads.terminate(id).await.unwrap(), End::Busy);
+    assert!(uploads.admit(1).is_err(), "its bytes are still to come");
+    drop(receiving);
+    assert_eq!(uploads.terminate(id).await.unwrap(), End::Ended);
+    assert!(uploads.admit(1).is_ok());
 }
