@@ -32,6 +32,7 @@ mod orders;
 mod power;
 mod proxies;
 mod readme;
+mod refusals;
 mod resume;
 mod shutdown;
 mod systemd;

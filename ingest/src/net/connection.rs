@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http::header::CONNECTION;
 use http::{HeaderValue, Request, Version};
 use http_body::Body as _;
-use http_body_util::{BodyExt as _, Empty};
+use http_body_util::Empty;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -28,9 +28,10 @@ use tower_service::Service;
 use tracing::debug;
 use warp::reply::Response;
 
-use super::exchange::{Exchange, Unread};
+use super::exchange::Exchange;
 use super::head;
 use super::socket::Socket;
+use super::unread;
 use super::wire::{Phase, Wire};
 
 /// One read of the socket: larger frames mean larger writes. Measured optimum; 2 MiB is slower.
@@ -46,10 +47,6 @@ const FRAME_BYTES_MAX: u32 = 256 << 10;
 const STREAMS_MAX: u32 = 100;
 const PING_EVERY: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// An unread body this small is read out, so that the connection survives a refusal.
-const DRAIN_BYTES_MAX: u64 = 256 << 10;
-const DRAIN_MAX: Duration = Duration::from_millis(500);
 
 /// Every HTTP/2 connection starts so; no HTTP/1 request does.
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -298,40 +295,16 @@ fn answer<R: Routes>(
             return Err(HangUp);
         }
         if is_http1 {
-            if !read_out(exchange.take_unread(), expects_continue).await {
+            if !unread::read_out(exchange.take_unread(), expects_continue).await {
                 response
                     .headers_mut()
                     .insert(CONNECTION, HeaderValue::from_static("close"));
                 phase.body_left.store(true, Ordering::Relaxed);
             }
             phase.in_request.store(false, Ordering::Relaxed);
+        } else if let Some(body) = exchange.take_unread().body {
+            tokio::spawn(unread::discard(body));
         }
         Ok(response)
     }
-}
-
-/// Reads a small rest of a body. `false` if the rest is larger, of unknown size, late, or not to
-/// be asked for (a client that waits for `100 Continue` would take the reading as consent).
-async fn read_out(unread: Unread, expects_continue: bool) -> bool {
-    let Some(mut body) = unread.body else {
-        return true;
-    };
-    let waits = expects_continue && !unread.polled;
-    if waits
-        || body
-            .size_hint()
-            .upper()
-            .is_none_or(|rest| DRAIN_BYTES_MAX < rest)
-    {
-        return false;
-    }
-    let to_the_end = async {
-        while let Some(frame) = body.frame().await {
-            if frame.is_err() {
-                return false;
-            }
-        }
-        true
-    };
-    timeout(DRAIN_MAX, to_the_end).await.unwrap_or(false)
 }

@@ -12,4 +12,5 @@ mod in_place;
 pub mod listen;
 pub(crate) mod pages;
 mod socket;
+mod unread;
 pub(crate) mod wire;

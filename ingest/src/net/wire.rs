@@ -22,8 +22,8 @@ use super::pages::give_back;
 use super::socket::Socket;
 
 /// What a lingering close may read and throw away, and for how long.
-const LINGER_BYTES_MAX: u64 = 64 << 20;
-const LINGER_MAX: Duration = Duration::from_secs(5);
+pub(super) const LINGER_BYTES_MAX: u64 = 64 << 20;
+pub(super) const LINGER_MAX: Duration = Duration::from_secs(5);
 /// The same for a connection on which no body was left unread: only a late byte can come.
 const FAREWELL_BYTES_MAX: u64 = 1 << 20;
 const FAREWELL_MAX: Duration = Duration::from_secs(1);

@@ -10,6 +10,7 @@ mod digest;
 mod draft;
 mod events;
 mod http;
+mod http2;
 mod on_create;
 mod resume;
 mod server;
