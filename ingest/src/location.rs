@@ -9,11 +9,13 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use http::uri::Authority;
-use http::{HeaderMap, Uri, header};
+use http::{HeaderMap, HeaderValue, Uri, Version, header};
 use ipnet::IpNet;
 use shared::id::UploadId;
 
 use crate::tus::concat::Authorities;
+use crate::tus::headers::{HOST, single};
+use crate::tus::refusal::Refusal;
 
 /// `--location`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -314,18 +316,34 @@ fn prefix(text: &str) -> Option<String> {
     plain.then(|| text.trim_end_matches('/').to_owned())
 }
 
+/// Checks that a request says which host it is for: in HTTP/1.1 by one `Host`, which may be empty
+/// (RFC 9112 §3.2). HTTP/1.0 need not say it, and HTTP/2 does so in the request target.
+///
+/// # Errors
+/// [`Refusal::Missing`], or [`Refusal::Malformed`] for more than one and for what is no host.
+pub fn require_host(headers: &HeaderMap, version: Version) -> Result<(), Refusal> {
+    if Version::HTTP_11 < version {
+        return Ok(());
+    }
+    let names_one = |host: &HeaderValue| {
+        let host = host.to_str();
+        host.is_ok_and(|host| host.is_empty() || authority(host).is_some())
+    };
+    match single(headers, HOST)? {
+        Some(host) if names_one(host) => Ok(()),
+        Some(_) => Err(Refusal::Malformed(HOST)),
+        None if version == Version::HTTP_11 => Err(Refusal::Missing(HOST)),
+        None => Ok(()),
+    }
+}
+
 /// The one host that the request names.
 fn requested_host(facts: &Facts<'_>) -> Option<String> {
     if let Some(name) = facts.uri.authority() {
         return authority(name.as_str());
     }
-    let mut hosts = facts.headers.get_all(header::HOST).iter();
-    let host = hosts.next()?.to_str().ok()?;
-    if hosts.next().is_some() {
-        None
-    } else {
-        authority(host)
-    }
+    let host = single(facts.headers, HOST).ok()??;
+    authority(host.to_str().ok()?)
 }
 
 fn shows_a_proxy(headers: &HeaderMap) -> bool {

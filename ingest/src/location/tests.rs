@@ -216,6 +216,35 @@ fn nothing_of_an_untrusted_peer_enters_an_absolute_url() {
 }
 
 #[test]
+fn http1_must_name_one_host_or_none_by_an_empty_field_and_before_1_1_need_not() {
+    let of = |values: &[&str]| {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            let value = HeaderValue::from_bytes(value.as_bytes()).unwrap();
+            headers.append(HOST, value);
+        }
+        headers
+    };
+    let (missing, malformed) = (Refusal::Missing(HOST), Refusal::Malformed(HOST));
+    for one in ["", "a", "a:80", "a_b.example", "1.2.3.4", "[::1]:1080"] {
+        assert_eq!(require_host(&of(&[one]), Version::HTTP_11), Ok(()), "{one}");
+    }
+    for version in [Version::HTTP_10, Version::HTTP_11] {
+        for wrong in ["a b", "u@a", "a/b", "http://a", "\u{e4}", ":80"] {
+            let refused = require_host(&of(&[wrong]), version);
+            assert_eq!(refused, Err(malformed.clone()), "{wrong}");
+        }
+        for twice in [["a", "b"], ["a", "a"], ["", ""]] {
+            let refused = require_host(&of(&twice), version);
+            assert_eq!(refused, Err(malformed.clone()), "{twice:?}");
+        }
+    }
+    assert_eq!(require_host(&of(&[]), Version::HTTP_11), Err(missing));
+    assert_eq!(require_host(&of(&[]), Version::HTTP_10), Ok(()));
+    assert_eq!(require_host(&of(&[]), Version::HTTP_2), Ok(()));
+}
+
+#[test]
 fn without_one_valid_host_it_is_relative() {
     for host in ["", "a b", "u@h", "/"] {
         assert_eq!(auto(STRANGER, &[("host", host)]), "ID", "{host:?}");

@@ -23,7 +23,7 @@ use crate::draft::limits;
 use crate::draft::version::Protocol;
 use crate::error::{self, IngestError};
 use crate::ingest::Ingest;
-use crate::location::Facts;
+use crate::location::{Facts, require_host};
 use crate::net::exchange::Exchange;
 use crate::tus::headers::{self, BodySize};
 use crate::tus::method::{self, Resource};
@@ -158,6 +158,7 @@ async fn dispatch(
     method: &Method,
     request: &Request,
 ) -> Result<Response, IngestError> {
+    require_host(request.headers(), request.exchange.version)?;
     // "The Server MUST NOT process the request": not even to say that there is nothing here.
     if protocol == Protocol::Tus && *method != Method::OPTIONS {
         headers::accept_version(request.headers())?;

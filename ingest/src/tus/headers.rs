@@ -39,6 +39,8 @@ pub const UPLOAD_CONCAT: &str = "upload-concat";
 pub const UPLOAD_EXPIRES: &str = "upload-expires";
 /// `X-HTTP-Method-Override`
 pub const METHOD_OVERRIDE: &str = "x-http-method-override";
+/// `Host`
+pub const HOST: &str = "host";
 /// `Content-Length`
 pub const CONTENT_LENGTH: &str = "content-length";
 /// `Content-Type`

@@ -148,6 +148,25 @@ fn a_target_without_a_path_is_answered_like_any_that_is_not_there() {
 }
 
 #[test]
+fn a_request_that_does_not_name_one_host_is_refused_and_costs_no_connection() {
+    let server = TestServer::start(&[]);
+    let mut connection = server.connect();
+    for (fields, status) in [
+        ("HTTP/1.1\r\n", 400),
+        ("HTTP/1.1\r\nHost: x\r\nHost: x\r\n", 400),
+        ("HTTP/1.1\r\nHost: x/y\r\n", 400),
+        ("HTTP/1.1\r\nHost:\r\n", 204),
+        ("HTTP/1.0\r\n", 204),
+    ] {
+        connection.send(format!("OPTIONS /files/ {fields}\r\n"));
+        let answer = connection.response().expect(status, &[]);
+        let refusal = answer.body.lines().collect::<Vec<_>>();
+        assert_eq!(refusal.len(), usize::from(status == 400), "{fields:?}");
+    }
+    assert!(connection.is_closed(), "as HTTP/1.0 wants it");
+}
+
+#[test]
 fn garbage_and_oversized_headers_end_the_connection_and_nothing_else() {
     let server = TestServer::start(&[]);
     let mut connection = server.connect();
