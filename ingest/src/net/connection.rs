@@ -32,7 +32,7 @@ use super::exchange::Exchange;
 use super::head;
 use super::socket::Socket;
 use super::unread;
-use super::wire::{Phase, Wire};
+use super::wire::{LAST_HEAD_MAX, Phase, Wire};
 
 /// One read of the socket: larger frames mean larger writes. Measured optimum; 2 MiB is slower.
 pub(super) const READ_BUFFER_BYTES: usize = 1 << 20;
@@ -170,13 +170,14 @@ async fn serve_http2<R: Routes>(
     let connection = http2_builder().serve_connection(io, service(shared, link));
     tokio::select! {
         ended = shutdown.watch(connection) => ended,
-        () = idle(&phase, shared.timeouts) => Ok(()),
+        () = idle(&phase, shared.timeouts, &shared.stopping) => Ok(()),
     }
 }
 
 fn wire<R>(shared: &Shared<R>, socket: Socket, prefix: Bytes, phase: Arc<Phase>) -> Wire {
-    let lingerers = Arc::clone(&shared.lingerers);
-    Wire::new(socket, prefix, phase, shared.timeouts.header, lingerers)
+    let (lingerers, stopping) = (Arc::clone(&shared.lingerers), shared.stopping.clone());
+    let header_timeout = shared.timeouts.header;
+    Wire::new(socket, prefix, phase, header_timeout, lingerers, stopping)
 }
 
 /// The routes, for the requests of one connection.
@@ -190,15 +191,20 @@ fn service<R: Routes>(
 }
 
 /// Returns when a connection of HTTP/2 has been without a request for too long: hyper times heads
-/// and pauses on HTTP/1 only, and whoever answers pings could stay for ever.
-async fn idle(phase: &Phase, timeouts: Timeouts) {
+/// and pauses on HTTP/1 only, and whoever answers pings could stay for ever, as whoever answers none
+/// could hold up a stop.
+async fn idle(phase: &Phase, timeouts: Timeouts, stopping: &CancellationToken) {
     loop {
         let before = phase.requests();
         let patience = match before.0 {
+            _ if stopping.is_cancelled() => LAST_HEAD_MAX,
             0 => timeouts.header,
             _ => timeouts.keep_alive,
         };
-        tokio::time::sleep(patience).await;
+        tokio::select! {
+            () = tokio::time::sleep(patience) => {}
+            () = stopping.cancelled(), if !stopping.is_cancelled() => continue,
+        }
         let (begun, ended) = phase.requests();
         if begun == ended && before == (begun, ended) {
             return;
@@ -260,7 +266,7 @@ struct Link {
     socket: Option<Arc<std::net::TcpStream>>,
 }
 
-/// A request that is being answered, until it is answered or dropped.
+/// A request that is being answered, until it is answered or dropped, and nothing more is read of it.
 struct Counted(Arc<Phase>);
 
 impl Drop for Counted {
@@ -303,7 +309,10 @@ fn answer<R: Routes>(
             }
             phase.in_request.store(false, Ordering::Relaxed);
         } else if let Some(body) = exchange.take_unread().body {
-            tokio::spawn(unread::discard(body));
+            tokio::spawn(async move {
+                unread::discard(body).await;
+                drop(counted);
+            });
         }
         Ok(response)
     }

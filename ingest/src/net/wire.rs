@@ -17,6 +17,7 @@ use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
 
 use super::pages::give_back;
 use super::socket::Socket;
@@ -27,6 +28,10 @@ pub(super) const LINGER_MAX: Duration = Duration::from_secs(5);
 /// The same for a connection on which no body was left unread: only a late byte can come.
 const FAREWELL_BYTES_MAX: u64 = 1 << 20;
 const FAREWELL_MAX: Duration = Duration::from_secs(1);
+
+/// A head that is arriving when the server is asked to stop may go on for so long: its rest may have
+/// been lost on the way, and is then sent again after a second (RFC 6298).
+pub(super) const LAST_HEAD_MAX: Duration = Duration::from_secs(2);
 
 /// What the connection and the requests on it tell each other.
 #[derive(Debug, Default)]
@@ -76,6 +81,7 @@ pub(crate) struct Wire {
     /// Heads that had arrived whole when the deadline was set.
     heads_before: u64,
     lingerers: Arc<Semaphore>,
+    stopping: CancellationToken,
     closing: Option<Closing>,
 }
 
@@ -92,6 +98,7 @@ impl Wire {
         phase: Arc<Phase>,
         header_timeout: Duration,
         lingerers: Arc<Semaphore>,
+        stopping: CancellationToken,
     ) -> Self {
         Self {
             socket,
@@ -102,6 +109,7 @@ impl Wire {
             alarm: None,
             heads_before: 0,
             lingerers,
+            stopping,
             closing: None,
         }
     }
@@ -126,7 +134,12 @@ impl Wire {
                 false
             }
             (Some(deadline), Poll::Ready(_)) => deadline <= Instant::now(),
-            (Some(deadline), Poll::Pending) => {
+            (Some(mut deadline), Poll::Pending) => {
+                let last = Instant::now() + LAST_HEAD_MAX;
+                if last < deadline && self.stopping.is_cancelled() {
+                    deadline = last;
+                    (self.head_deadline, self.alarm) = (Some(last), None);
+                }
                 let new = || Box::pin(sleep_until(deadline));
                 let alarm = self.alarm.get_or_insert_with(new);
                 alarm.as_mut().poll(cx).is_ready()
@@ -276,6 +289,7 @@ mod tests {
             Arc::new(Phase::default()),
             Duration::ZERO,
             Arc::new(Semaphore::new(1)),
+            CancellationToken::new(),
         );
         (wire, client)
     }

@@ -51,7 +51,8 @@ async fn send_on(mut body: SendStream<Bytes>) -> (usize, Reason) {
 
 #[tokio::test]
 async fn a_refused_body_is_read_on_within_limits_and_beside_other_requests() {
-    let server = TestServer::start(&[]);
+    // Who is still listened to is not idle.
+    let server = TestServer::start(&["--keep-alive-timeout", "1s"]);
     let url = format!("http://{}{}", server.address, server.create(10));
     let mut client = connect(&server).await;
     let (refused, mut silent) = begin(&mut client, &url).await;

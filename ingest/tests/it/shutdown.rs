@@ -43,6 +43,47 @@ fn a_client_that_has_sent_nothing_yet_holds_up_no_stop() {
 }
 
 #[test]
+fn a_client_that_has_sent_half_a_head_holds_up_no_stop() {
+    let flags = ["--drain-timeout", "1h", "--header-timeout", "1h"];
+    let mut server = TestServer::start(&flags);
+    // Of HTTP/2 SETTINGS without a setting, and then the first of HEADERS, without an end.
+    let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    let headers = [0, 0, 1, 1, 0, 0, 0, 0, 1, 0x88];
+    let http2 = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &settings[..]].concat();
+    let halves = [
+        b"PATCH /files/ HTTP/1.1\r\nHost:".to_vec(),
+        http2.clone(),
+        [http2, headers.to_vec()].concat(),
+    ];
+    let mut clients = halves.map(|half| {
+        let mut client = server.connect();
+        client.send(half);
+        client
+    });
+    server.create(1);
+    server.stop();
+    for client in &mut clients {
+        client.read_to_end();
+    }
+    server.join();
+}
+
+#[test]
+fn a_head_that_arrives_while_the_server_stops_is_answered() {
+    let mut server = TestServer::start(&["--drain-timeout", "1h"]);
+    let mut client = server.connect();
+    client.send("OPTIONS /files/ HTTP/1.1\r\n");
+    server.create(1);
+    server.stop();
+    wait_until("the listener is closed", || {
+        std::net::TcpStream::connect(server.address).is_err()
+    });
+    client.send("Host: x\r\n\r\n");
+    client.response().expect(204, &[("Connection", "close")]);
+    server.join();
+}
+
+#[test]
 fn after_the_drain_time_bytes_are_kept_and_the_client_is_told_to_come_back() {
     let mut server = TestServer::start(&["--drain-timeout", "200ms"]);
     let upload = server.create(10);
