@@ -65,18 +65,6 @@ pub fn met(needs: &[Need]) -> bool {
     false
 }
 
-/// Whether the machine has a program that no Debian package has, so that `./check` does not install
-/// it: without it a test is skipped under `CI=true`, too.
-#[must_use = "return from the test if it is missing"]
-#[expect(clippy::print_stderr, reason = "a skipped test has to say so")]
-pub fn happens_to_have(tool: &'static str) -> bool {
-    let missing = Need::Tool(tool).missing();
-    if let Some(why) = &missing {
-        eprintln!("SKIPPED: {why}");
-    }
-    missing.is_none()
-}
-
 /// Whether the long form of the tests was asked for (`TUSPOOL_LONG=1`).
 #[must_use]
 pub fn long() -> bool {

@@ -5,11 +5,12 @@ use std::net::{SocketAddr, TcpListener};
 use std::process::Command;
 
 use tests::client::{Address, Tus, Upload};
-use tests::needs::{Need, happens_to_have, met};
+use tests::needs::{Need, met};
 use tests::payload;
 use tests::pipeline::{BASE_PATH, Ingest, Pipeline};
 use tests::process::Process;
 use tests::programs::workspace_dir;
+use tests::real_clients::test_tool;
 use tests::wait::wait_until;
 
 /// More than any proxy buffers.
@@ -245,7 +246,8 @@ fn caddy_passes_uploads_on() {
 /// said as the file's comment has it.
 #[test]
 fn traefik_passes_uploads_on() {
-    if !happens_to_have("traefik") {
+    const TRAEFIK: &str = "traefik/traefik";
+    if !met(&[Need::TestTool(TRAEFIK)]) {
         return;
     }
     let pipeline = Pipeline::new();
@@ -258,7 +260,7 @@ fn traefik_passes_uploads_on() {
         ("/readyz?exclude=space", "/".to_owned()),
     ];
     let config = adapted(&pipeline, "traefik.yaml", &changes);
-    let mut command = Command::new("traefik");
+    let mut command = Command::new(test_tool(TRAEFIK));
     command.args([
         format!("--entryPoints.web.address={at}"),
         "--entryPoints.web.transport.respondingTimeouts.readTimeout=0s".to_owned(),
