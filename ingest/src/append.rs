@@ -15,6 +15,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::digests::read_digest;
 use crate::ledger::{Ledger, Lost};
+use crate::space::Promise;
 use crate::tus::checksum::Hasher;
 use crate::writers::{Seat, Wish};
 use direct::Direct;
@@ -31,6 +32,8 @@ mod write_out;
 pub(crate) struct Append {
     ledger: Arc<Ledger>,
     seat: Arc<Seat>,
+    /// `None` where space is set aside, or what is left is noted already.
+    promise: Option<Promise>,
     /// Where the next byte goes.
     at: u64,
     /// Where the watermark stands on disk.
@@ -62,6 +65,8 @@ pub(crate) struct Append {
 pub(crate) struct Held {
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) seat: Arc<Seat>,
+    /// `None` where space is set aside.
+    pub(crate) promise: Option<Promise>,
     /// It was created just now: nobody finds it before it is published.
     pub(crate) is_new: bool,
 }
@@ -88,6 +93,7 @@ impl Append {
         let Held {
             ledger,
             seat,
+            promise,
             is_new,
         } = held;
         let at = ledger.record().map_or(0, |record| record.offset.0);
@@ -95,6 +101,7 @@ impl Append {
         Self {
             ledger,
             seat,
+            promise,
             at,
             published: at,
             end,
@@ -120,6 +127,13 @@ impl Append {
     pub(crate) fn left(&self) -> u64 {
         let length = self.ledger.record().and_then(|record| record.length);
         length.map_or(0, |length| length.0.saturating_sub(self.at))
+    }
+
+    /// Notes that `left` bytes are still to come, now that what came counts.
+    pub(crate) fn keep_promise(&mut self, left: u64) {
+        if let Some(promise) = self.promise.take() {
+            promise.keep(left);
+        }
     }
 
     /// Where the bytes that arrived end.
@@ -168,6 +182,9 @@ impl Append {
             self.at += n as u64;
             self.seat.received(n as u64);
             IoSlice::advance_slices(&mut rest, n);
+        }
+        if let Some(promise) = &mut self.promise {
+            promise.reached(self.at);
         }
         if self.ledger.syncs() {
             self.write_out.follow(self.ledger.path(), self.at);
@@ -304,6 +321,9 @@ impl Append {
     pub(crate) fn take_back(&mut self, offset: Offset) -> Result<(), DiskError> {
         let counted = offset.0 < self.published;
         (self.at, self.published) = (offset.0, offset.0);
+        if let Some(promise) = &mut self.promise {
+            promise.taken_back(offset);
+        }
         if counted {
             self.ledger.publish(offset)
         } else {
@@ -336,6 +356,9 @@ impl Append {
     /// Notes a length that has just become known; durable with the next publication.
     pub(crate) fn set_length(&mut self, length: Length) -> Result<(), DiskError> {
         self.ledger.set_length(length)?;
+        if let Some(promise) = &mut self.promise {
+            promise.set_length(length);
+        }
         self.amended = true;
         Ok(())
     }

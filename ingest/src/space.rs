@@ -9,16 +9,21 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::statvfs::fstatvfs;
 use shared::durable::{DiskError, OnPath as _};
 use shared::id::UploadId;
-use shared::size::Length;
+use shared::probe::Probe;
+use shared::size::{Length, Offset};
 
 use crate::tus::refusal::Refusal;
+pub(crate) use promises::Promise;
+use promises::Promises;
+
+mod promises;
 
 /// Shorter uploads are not reserved: the call would cost more than it saves.
 const RESERVE_BYTES_MIN: u64 = 1 << 20;
@@ -28,18 +33,19 @@ const RESERVE_BYTES_MIN: u64 = 1 << 20;
 pub(crate) struct Space {
     dir: File,
     free_bytes_min: u64,
-    /// Bytes still to come of uploads for which nothing is set aside; `None` where it is.
-    promised: Option<Mutex<HashMap<UploadId, u64>>>,
+    /// To uploads for which nothing is set aside; `None` where it is.
+    promises: Option<Arc<Promises>>,
 }
 
 impl Space {
-    /// The space of the filesystem that `dir` lies on; `reserves` if it can set blocks aside.
-    pub(crate) fn new(dir: File, free_bytes_min: u64, reserves: bool) -> Self {
-        let promised = (!reserves).then(Mutex::default);
+    /// The space of the filesystem that `dir` lies on, as it was probed. What is written to one that
+    /// other hosts share lies in the page cache first, and its free space follows later.
+    pub(crate) fn new(dir: File, free_bytes_min: u64, probe: &Probe) -> Self {
+        let promises = || Arc::new(Promises::new(!probe.is_network()));
         Self {
             dir,
             free_bytes_min,
-            promised,
+            promises: (!probe.fallocate).then(promises),
         }
     }
 
@@ -49,9 +55,8 @@ impl Space {
     /// [`Refusal::InsufficientStorage`]. A filesystem that cannot say how full it is refuses
     /// nothing: the write will tell.
     pub(crate) fn admit(&self, bytes: u64) -> Result<(), Refusal> {
-        let promised: u64 = self
-            .promises()
-            .map_or(0, |promised| promised.values().sum());
+        // Before the free space is asked for: see `promises`.
+        let promised = self.promises.as_ref().map_or(0, |promises| promises.sum());
         let kept = self.free_bytes_min.saturating_add(promised);
         match self.free_bytes() {
             Ok(free) if free.saturating_sub(kept) < bytes => Err(Refusal::InsufficientStorage),
@@ -73,7 +78,7 @@ impl Space {
         let Some(length) = length.filter(|length| RESERVE_BYTES_MIN <= length.0) else {
             return Ok(());
         };
-        if self.promised.is_some() {
+        if self.promises.is_some() {
             return Ok(());
         }
         let bytes = i64::try_from(length.0).unwrap_or(i64::MAX);
@@ -86,29 +91,35 @@ impl Space {
 
     /// Notes how much of an upload is still to come; nothing to note where blocks are set aside.
     pub(crate) fn promise(&self, id: UploadId, bytes: u64) {
-        if let Some(mut promised) = self.promises() {
-            match bytes {
-                0 => promised.remove(&id),
-                more => promised.insert(id, more),
-            };
+        if let Some(promises) = &self.promises {
+            promises.note(id, bytes);
         }
     }
 
-    /// Replaces what is promised by what a scan of the spool found. `false` if nobody needs to know.
-    pub(crate) fn promise_only(&self, found: impl FnOnce() -> HashMap<UploadId, u64>) -> bool {
-        if self.promised.is_none() {
-            return false;
-        }
-        let found = found();
-        if let Some(mut promised) = self.promises() {
-            *promised = found;
-        }
-        true
+    /// What is promised to an upload that stands at `from`, for who writes it.
+    pub(crate) fn promise_to_writer(
+        &self,
+        id: UploadId,
+        from: Offset,
+        length: Option<Length>,
+    ) -> Option<Promise> {
+        let promises = self.promises.as_ref()?;
+        Some(Promise::new(promises, id, from, length))
     }
 
-    fn promises(&self) -> Option<MutexGuard<'_, HashMap<UploadId, u64>>> {
-        let promised = self.promised.as_ref()?;
-        Some(promised.lock().unwrap_or_else(PoisonError::into_inner))
+    /// The spool is about to be scanned for uploads whose bytes are still to come.
+    pub(crate) fn begin_scan(&self) {
+        if let Some(promises) = &self.promises {
+            promises.begin_round();
+        }
+    }
+
+    /// Replaces what was promised before the scan by what it found. `false` if nobody needs to know.
+    pub(crate) fn end_scan(&self, found: HashMap<UploadId, u64>) -> bool {
+        if let Some(promises) = &self.promises {
+            promises.end_round(found);
+        }
+        self.promises.is_some()
     }
 
     fn free_bytes(&self) -> io::Result<u64> {
@@ -122,7 +133,11 @@ mod tests {
     use super::*;
 
     fn space(free_bytes_min: u64) -> Space {
-        Space::new(File::open("/").unwrap(), free_bytes_min, true)
+        Space {
+            dir: File::open("/").unwrap(),
+            free_bytes_min,
+            promises: None,
+        }
     }
 
     #[test]
@@ -152,7 +167,10 @@ mod tests {
 
     #[test]
     fn where_nothing_is_set_aside_open_uploads_are_not_promised_more_than_there_is() {
-        let space = Space::new(File::open("/").unwrap(), 0, false);
+        let space = Space {
+            promises: Some(Arc::new(Promises::new(true))),
+            ..space(0)
+        };
         let free = space.free_bytes().unwrap();
         let (one, two) = (UploadId::generate(), UploadId::generate());
         // Two thirds, so that other writers on this disk do not matter.
@@ -161,7 +179,8 @@ mod tests {
         assert_eq!(space.admit(free / 3 * 2), Err(Refusal::InsufficientStorage));
         space.promise(one, 0);
         space.admit(free / 3 * 2).unwrap();
-        assert!(space.promise_only(|| HashMap::from([(two, free / 3 * 2)])));
+        space.begin_scan();
+        assert!(space.end_scan(HashMap::from([(two, free / 3 * 2)])));
         assert_eq!(space.admit(free / 3 * 2), Err(Refusal::InsufficientStorage));
     }
 }

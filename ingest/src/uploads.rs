@@ -82,7 +82,7 @@ impl Uploads {
         events: Arc<Events>,
     ) -> std::io::Result<Self> {
         let dir = File::open(spool.layout().dir(Dir::Uploads))?;
-        let space = Space::new(dir, policy.free_bytes_min, probe.fallocate);
+        let space = Space::new(dir, policy.free_bytes_min, probe);
         let digests = Arc::new(Digests::new(policy.digest));
         let (joined, told) = (Arc::clone(&digests), Arc::clone(&events));
         let assembler = Assembler::new(Arc::clone(&spool), joined, told);
@@ -209,6 +209,7 @@ impl Uploads {
             match Receiving::open(&self.spool, id, UnixTime::now())? {
                 Open::Held(receiving) => {
                     self.reserve_again(&receiving);
+                    let (offset, length) = (receiving.record().offset, receiving.record().length);
                     let ledger = Ledger::of_receiving(&self.spool, receiving);
                     let ledger = ledger
                         .told_to(&self.events, id)
@@ -216,6 +217,7 @@ impl Uploads {
                     return Ok(Some(Held {
                         ledger: Arc::new(ledger),
                         seat: Arc::new(seat),
+                        promise: self.space.promise_to_writer(id, offset, length),
                         is_new: false,
                     }));
                 }
@@ -297,12 +299,14 @@ impl Uploads {
             .take_seat(id)
             .await
             .map_err(|_| Refusal::Locked)?;
+        let promise = self.space.promise_to_writer(id, Offset(0), record.length);
         let ledger = Ledger::of_new(&self.spool, new, record)
             .told_to(&self.events, id)
             .with_direct_io(self.direct_io);
         Ok(Held {
             ledger: Arc::new(ledger),
             seat: Arc::new(seat),
+            promise,
             is_new: true,
         })
     }
@@ -329,11 +333,17 @@ impl Uploads {
         whole: Option<Length>,
     ) -> Result<(), IngestError> {
         append.settle().await?;
-        self.space.promise(append.id(), append.left());
+        let left = append.left();
         let durability = self.spool.durability();
         let syncs = durability.syncs_patches() || (durability.syncs_finish() && whole.is_some());
         let (tell, told) = oneshot::channel();
-        let done = move |result, append| drop(tell.send((result, append)));
+        // Whoever waits for it may be gone.
+        let done = move |result: Result<(), DiskError>, mut append: Append| {
+            if result.is_ok() {
+                append.keep_promise(left);
+            }
+            drop(tell.send((result, append)));
+        };
         let job = move || append.conclude_then(whole, done);
         let job = match syncs {
             true => Some(spawn_blocking(job)),
@@ -428,6 +438,7 @@ impl Uploads {
     /// sums up what is still to come where that is not set aside. Blocks for as long as there are
     /// uploads, or until `go_on` says no. Whether it is worth repeating.
     pub(crate) fn sweep(&self, go_on: impl Fn() -> bool) -> Result<bool, DiskError> {
+        self.space.begin_scan();
         let mut left = HashMap::new();
         for entry in self.spool.entries(Dir::Uploads)? {
             if !go_on() {
@@ -456,7 +467,7 @@ impl Uploads {
                 Err(_) => {}
             }
         }
-        Ok(self.space.promise_only(|| left))
+        Ok(self.space.end_scan(left))
     }
 
     fn recover(&self, id: UploadId) {

@@ -34,6 +34,7 @@ async fn held_with(
     let held = Held {
         ledger: Arc::new(Ledger::of_receiving(&spool, Box::new(receiving))),
         seat: Arc::new(seat),
+        promise: None,
         is_new: false,
     };
     (spool, held)

@@ -78,3 +78,23 @@ async fn a_refused_termination_leaves_an_upload_the_space_that_it_was_promised()
     assert_eq!(uploads.terminate(id).await.unwrap(), End::Ended);
     assert!(uploads.admit(1).is_ok());
 }
+
+#[test]
+fn a_sweep_takes_back_promises_to_uploads_that_are_gone_and_none_that_was_made_meanwhile() {
+    let dir = tempfile::tempdir().unwrap();
+    let uploads = uploads(&dir);
+    let record = Record::new(Some(Length(10)), UnixTime::now());
+    let found = NewData::create(&uploads.spool).unwrap();
+    let _found = found.into_receiving(record).unwrap();
+    let all = u64::MAX / 2;
+    uploads.space.promise(UploadId::generate(), all);
+    assert!(uploads.admit(1).is_err());
+    assert!(uploads.sweep(|| true).unwrap());
+    assert!(uploads.admit(1).is_ok());
+    let meanwhile = || {
+        uploads.space.promise(UploadId::generate(), all);
+        true
+    };
+    assert!(uploads.sweep(meanwhile).unwrap());
+    assert!(uploads.admit(1).is_err(), "its data came after the look");
+}

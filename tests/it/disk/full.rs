@@ -108,6 +108,45 @@ fn where_nothing_can_be_set_aside_each_upload_is_promised_space_until_its_end() 
 }
 
 #[test]
+fn what_has_come_of_an_upload_is_not_kept_free_for_it_once_more() {
+    if !needs::met(&loop_fs::NEEDS) {
+        return;
+    }
+    let body = payload::bytes(1, 16 * MIB as usize);
+    let (most, last) = body.split_at(12 * MIB as usize);
+    let length = body.len().to_string();
+    // Whether the length comes with the creation, or with the bytes.
+    for creation in [("Upload-Length", &*length), ("Upload-Defer-Length", "1")] {
+        let dir = tempfile::tempdir_in(scratch_dir()).unwrap();
+        let _fs = MemoryFs::mount(dir.path(), 24 * MIB);
+        let pipeline = Pipeline::with_spool(&dir.path().join("spool"));
+        let ingest = pipeline.ingest(&["--min-free", "0"]);
+        let tus = ingest.tus();
+        let post = |name, value: &str| tus.request("POST", tus.base_path(), &[(name, value)], b"");
+        let create = |bytes: u64| post("Upload-Length", &bytes.to_string());
+
+        let upload = tus.created(post(creation.0, creation.1));
+        let headers = [
+            ("Upload-Offset", "0"),
+            ("Upload-Length", &*length),
+            ("Content-Type", "application/offset+octet-stream"),
+        ];
+        let patch = request_head("PATCH", upload.path(), &headers, Some(16 * MIB));
+        let mut sends = tus.connect().unwrap();
+        sends.send(&[&patch, most].concat()).unwrap();
+        wait_for("most of it", &(12 * MIB), || upload.offset());
+        // 12 MiB are free, and 4 of them are still to come here.
+        create(9 * MIB).expect(507, []);
+        create(6 * MIB).expect(201, []);
+        create(3 * MIB).expect(507, []);
+        sends.send(last).unwrap();
+        sends.receive("PATCH").unwrap().expect(204, []);
+        create(3 * MIB).expect(507, []);
+        create(MIB).expect(201, []);
+    }
+}
+
+#[test]
 fn consumers_lose_nothing_on_a_full_disk_and_go_on_when_there_is_space() {
     if !needs::met(&loop_fs::NEEDS) {
         return;
