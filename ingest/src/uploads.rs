@@ -181,8 +181,8 @@ impl Uploads {
         Ok(false)
     }
 
-    /// The same; an upload that has all its bytes is handed over first, so that what is told of it
-    /// is true for good.
+    /// As [`Self::look`]; an upload that has all its bytes is handed over first, so that what is told of
+    /// it is true for good.
     pub(crate) async fn look_whole(&self, id: UploadId) -> Result<Found, IngestError> {
         let found = self.look(id).await?;
         if found.record.is_assembling() {
