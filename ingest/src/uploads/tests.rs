@@ -98,3 +98,30 @@ fn a_sweep_takes_back_promises_to_uploads_that_are_gone_and_none_that_was_made_m
     assert!(uploads.sweep(meanwhile).unwrap());
     assert!(uploads.admit(1).is_err(), "its data came after the look");
 }
+
+#[tokio::test]
+async fn bytes_that_are_taken_back_are_promised_again() {
+    /// More than any disk has.
+    const FAR: u64 = 1 << 60;
+    let dir = tempfile::tempdir().unwrap();
+    let uploads = uploads(&dir);
+    let length = Length(FAR + 1);
+    let mut record = Record::new(Some(length), UnixTime::now());
+    record.offset = Offset(FAR);
+    let new = NewData::create(&uploads.spool).unwrap();
+    let receiving = Box::new(new.into_receiving(record).unwrap());
+    let id = receiving.id();
+    let held = Held {
+        ledger: Arc::new(Ledger::of_receiving(&uploads.spool, receiving)),
+        seat: Arc::new(uploads.writers.take_seat(id).await.unwrap()),
+        promise: uploads
+            .space
+            .promise_to_writer(id, Offset(FAR), Some(length)),
+        is_new: false,
+    };
+    uploads.space.promise(id, 1);
+    let mut append = Append::new(held, length.0, true);
+    assert!(uploads.admit(1).is_ok());
+    append.take_back(Offset(0)).unwrap();
+    assert!(uploads.admit(1).is_err());
+}
