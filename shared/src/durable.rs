@@ -11,7 +11,7 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -299,6 +299,34 @@ pub fn sync_data(file: &File, path: &Path) -> Result<(), DiskError> {
     observed(|| file.sync_data()).on("sync", path)
 }
 
+/// Flushes two new files, neither of which means anything without the other, so that it does not
+/// matter which of them is durable first.
+///
+/// If nobody else is syncing, the second one's bytes are on their way while the first is synced:
+/// then one commit of the filesystem's journal takes the blocks of both, and one client alone
+/// waits a quarter less (ext4: five flushes in place of six). Among many the commits are shared
+/// anyway, and a file that misses one that it could have shared costs a flush of its own.
+///
+/// # Errors
+/// As [`sync_data`].
+pub fn sync_both(first: (&File, &Path), second: (&File, &Path)) -> Result<(), DiskError> {
+    if SYNCS_RUNNING.load(Ordering::Relaxed) == 0 {
+        start_writing_out(second.0).on("write out", second.1)?;
+    }
+    sync_data(first.0, first.1)?;
+    sync_data(second.0, second.1)
+}
+
+/// Has the kernel begin to write out a whole file, and does not wait for it. What fails at once may
+/// be told only here, and not by the next sync.
+fn start_writing_out(file: &File) -> io::Result<()> {
+    match range_to_disk(file, 0..0, SYNC_FILE_RANGE_WRITE) {
+        // The sync does all of it then.
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(()),
+        result => result,
+    }
+}
+
 /// Makes the names in a directory outside the spool durable; [`DirSync`] is for those within.
 ///
 /// # Errors
@@ -316,13 +344,17 @@ pub fn write_out(file: &File, range: Range<u64>) {
     // own write-back, and puts the caller to sleep for every few requests in the device's queue:
     // a quarter of the CPU time of a body that is written out so.
     let flags = SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER;
+    range_to_disk(file, range, flags).ok();
+}
+
+/// sync_file_range(2); an empty range goes to the end of the file.
+fn range_to_disk(file: &File, range: Range<u64>, flags: u32) -> io::Result<()> {
     let length = range.end.saturating_sub(range.start);
     let (from, length) = (range.start.cast_signed(), length.cast_signed());
     #[expect(unsafe_code, reason = "a system call that nix does not wrap")]
     // SAFETY: no memory is passed, and the descriptor is open until the call returns.
-    unsafe {
-        sync_file_range(file.as_raw_fd(), from, length, flags);
-    }
+    let result = unsafe { sync_file_range(file.as_raw_fd(), from, length, flags) };
+    Ok(Errno::result(result).map(drop)?)
 }
 
 /// Told of every sync of files and of [`DirSync`]: how long it took, and the error if it failed.
@@ -336,13 +368,17 @@ pub fn observe_syncs(observer: impl Fn(Duration, Option<&io::Error>) + Send + Sy
     SYNC_OBSERVER.set(Box::new(observer)).ok();
 }
 
+/// Syncs of this process that are going on.
+static SYNCS_RUNNING: AtomicUsize = AtomicUsize::new(0);
+
 fn observed(sync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
-    let Some(observer) = SYNC_OBSERVER.get() else {
-        return sync();
-    };
     let began = Instant::now();
+    SYNCS_RUNNING.fetch_add(1, Ordering::Relaxed);
     let result = sync();
-    observer(began.elapsed(), result.as_ref().err());
+    SYNCS_RUNNING.fetch_sub(1, Ordering::Relaxed);
+    if let Some(observer) = SYNC_OBSERVER.get() {
+        observer(began.elapsed(), result.as_ref().err());
+    }
     result
 }
 
@@ -395,6 +431,23 @@ mod tests {
                 .unwrap_err()
                 .is_missing()
         );
+    }
+
+    #[test]
+    fn the_second_of_two_files_is_on_its_way_before_the_first_is_synced_and_both_must_succeed() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let (end, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+        let socket = File::from(std::os::fd::OwnedFd::from(end));
+        let (good, bad) = (
+            (file.as_file(), file.path()),
+            (&socket, Path::new("socket")),
+        );
+        sync_both(good, good).unwrap();
+        assert!(sync_both(bad, good).is_err());
+        // Not while other tests of this process sync.
+        let first_failure = || sync_both(good, bad).unwrap_err().operation;
+        let failed_early = (0..1000).any(|_| first_failure() == "write out");
+        assert!(failed_early, "it was only synced, after the first");
     }
 
     #[test]

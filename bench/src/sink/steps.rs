@@ -84,8 +84,8 @@ impl Steps {
         let (data, record) = self.make(&name)?;
         data.write_all_at(body, 0)?;
         if self.syncs.is_some() {
-            data.sync_data()?;
-            record.sync_data()?;
+            let path = self.uploads.join(&name);
+            durable::sync_both((&data, &path), (&record, &record_of(&path)))?;
         }
         self.hand_over(&name, &data)?;
         Ok(name)

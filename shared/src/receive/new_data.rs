@@ -153,8 +153,7 @@ impl NewData {
             }
             let mut file = spool.create_record(temp.clone(), &record)?;
             if spool.durability().syncs_finish() {
-                durable::sync_data(lock.file(), &data_path)?;
-                file.sync()?;
+                durable::sync_both((lock.file(), &data_path), (file.file(), &temp))?;
             }
             file.moved(spool.layout().record(id, RecordAt::Completed));
             Ok(())
