@@ -7,7 +7,7 @@ use tests::pipeline::bare_command;
 use tests::programs::{Program, workspace_dir};
 
 /// Documents with command lines.
-pub(crate) const DOCUMENTS: [&str; 2] = ["README.md", "deploy/README.md"];
+pub(crate) const DOCUMENTS: [&str; 3] = ["README.md", "FLAGS.md", "deploy/README.md"];
 
 pub(crate) fn read(document: &str) -> String {
     fs::read_to_string(workspace_dir().join(document)).unwrap()
@@ -50,7 +50,7 @@ pub(crate) fn command(needle: &str) -> String {
 /// Flags whose meaning is the same for the programs of the pipeline.
 const COMMON: [&str; 4] = ["Spool", "Admin", "Logging", "Other"];
 
-/// All tables of flags, as README has to have them.
+/// All tables of flags, as FLAGS.md has to have them.
 pub(crate) fn tables() -> String {
     let mut text = String::new();
     let mut common: Vec<Flag> = Vec::new();
@@ -70,9 +70,9 @@ pub(crate) fn tables() -> String {
             }
         }
         let own = flags.iter().filter(|flag| !shared(flag));
-        write!(text, "### {}\n\n{}\n", program.name(), table(own)).unwrap();
+        write!(text, "## {}\n\n{}\n", program.name(), table(own)).unwrap();
     }
-    let title = "### ingest, consumer and janitor alike";
+    let title = "## ingest, consumer and janitor alike";
     write!(text, "{title}\n\n{}", table(common.iter())).unwrap();
     text
 }
