@@ -1,8 +1,9 @@
 //! How an upload becomes a dead letter: the reason, then the data, then the record, into `failed/`.
 //!
-//! Before that the record, if there is one, says `failed`, and nothing is deleted. A burial that was
-//! cut short is found by its data: under a claimed name [`crate::orphan::recover`] buries it again, in
-//! `failed/` [`crate::operate::settle_backward`] lets the record follow.
+//! Before that the record, if there is one, is marked `failed`; nothing is deleted. A burial that a
+//! crash cut short is recognized by where the data lies: while it still has its claimed name,
+//! [`crate::orphan::recover`] buries it again; once it is in `failed/`,
+//! [`crate::operate::settle_backward`] moves the record there too.
 
 use std::io;
 

@@ -1,14 +1,18 @@
 //! How an upload ends before or instead of its delivery: DELETE, expiry, an operator's word.
 //!
-//! Order: the record tells the ending (in place, so a full disk does not matter) and is synced;
-//! the record becomes the receipt; the data is cut to nothing, which makes room whoever has it
-//! open; the data's name goes. If the receipt needs room, the data is cut first. From the first
-//! step on the upload has ended, and whoever finds it goes on from there.
+//! The steps, in this order:
 //!
-//! A marker in `outbox/` stays: that an upload was completed is still to be told after its end.
+//! 1. The ending is written into the record, in place (so a full disk does not matter), and synced.
+//!    From here on the upload has ended; after a crash, any program that finds it does the rest.
+//! 2. The record is renamed into `receipts/`.
+//! 3. The data is cut to length 0. That frees its space even while another process has it open.
+//! 4. The data's name is removed.
 //!
-//! The receipt moves before a byte goes, so that even without the sync no power cut leaves a
-//! record that promises bytes beside data that has lost them: names change in their order.
+//! If step 2 finds no space for the new name, the data is cut first. Otherwise step 2 comes before
+//! step 3, so that even without a sync no power cut leaves a record that promises bytes which its
+//! data has lost: the filesystem keeps the order of changes to names.
+//!
+//! A marker in `outbox/` is left alone: the `completed` event is owed even after the upload ended.
 
 use std::os::unix::fs::MetadataExt;
 

@@ -1,10 +1,10 @@
 //! What an operator does to uploads that nobody works on: retry, hold, release. Safe while
 //! everything runs, because it takes the same lock.
 //!
-//! Moves backward (to where earlier lookups have passed already) put the record first, then the
-//! data, in one rename: with a link and an unlink instead, a crash in between left a second name
-//! that outlived the upload's delivery. What a crash leaves of them is put right by
-//! [`settle_backward`] and [`settle_held`].
+//! A retry or a release moves an upload backward, to a directory that a concurrent lookup may have
+//! passed already. It moves the record first, then the data, each by one rename: with a link and an
+//! unlink instead, a crash between the two left a second name that outlived the upload's delivery.
+//! After a crash, [`settle_backward`] and [`settle_held`] complete the move.
 
 use std::sync::Arc;
 

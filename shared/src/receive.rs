@@ -2,7 +2,8 @@
 //!
 //! The watermark (`offset` in the record) moves only after the sync of the data that it covers.
 //! It, not the file's size, is the upload's offset: after a power cut the size can cover zeros
-//! that were never written. Bytes above it are nobody's and are overwritten by the next PATCH.
+//! that were never written. Bytes above it count for nothing; the file is cut to the watermark
+//! before the next PATCH writes.
 
 use std::fs::File;
 use std::path::PathBuf;

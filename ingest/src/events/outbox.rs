@@ -1,9 +1,10 @@
 //! Events that are owed: told at least once, whoever is killed when.
 //!
 //! The hand-over leaves a marker in `outbox/` before the upload becomes visible as completed, and
-//! so does the janitor when it lets an upload expire. Here the marker is taken (by its lock, so
-//! that two processes seldom tell the same), everyone is told, and the marker goes. Who is killed
-//! before that leaves it to whoever looks next: at start, and every minute.
+//! so does the janitor when it lets an upload expire. This module locks the marker (so that two
+//! processes rarely send the same event), sends the event to all listeners and removes the marker.
+//! If the process is killed before the removal, the marker is found again by a process that starts,
+//! or by one that runs, within a minute.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};

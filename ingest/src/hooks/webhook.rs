@@ -1,5 +1,5 @@
-//! The signature of the Standard Webhooks scheme: who knows the secret can tell that a message is
-//! ours, is whole, and was sent just now.
+//! The signature of the Standard Webhooks scheme. A receiver that knows the secret can verify that
+//! a message comes from us, was not changed, and was sent just now.
 
 use std::fmt;
 use std::str::FromStr;
