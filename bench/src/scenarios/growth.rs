@@ -30,7 +30,7 @@ const HEARD: u64 = 1024;
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let sizes: Vec<u64> = (2..=6)
-        .map(|exponent| 10_u64.pow(exponent) / args.divide)
+        .map(|exponent| (10_u64.pow(exponent) / args.divide).max(1))
         .collect();
     let sample = u32::try_from(3000 / args.divide).unwrap_or(1).max(10);
     println!("## Growth: uploads being received in the spool\n");
@@ -68,7 +68,7 @@ fn received(args: &Args, count: u64, sample: u32) -> Result<()> {
     let root = disk.path().join("root");
     std::fs::create_dir_all(&root)?;
     let spool = open_at(&root.join("spool"))?;
-    let passes = (100_000 / count.max(1)).clamp(1, 100);
+    let passes = (100_000 / count).clamp(1, 100);
     let idle = janitors(args, &spool, passes)?;
     for _ in 0..count {
         let record = Record::new(Some(Length(1)), UnixTime::now());

@@ -1,5 +1,4 @@
 //! The benchmark itself, so that it does not rot: every scenario, tiny. Nothing is timed.
-#![cfg(test)]
 
 use std::process::Command;
 

@@ -1,0 +1,3 @@
+//! The benchmark as a program.
+
+mod smoke;
