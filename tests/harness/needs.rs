@@ -3,6 +3,7 @@
 //! A test that cannot run says so. Under `CI=true` that is a failure: there, everything a test
 //! needs is installed first, so a skip would mean that something is silently not tested.
 
+use std::io::{self, Write as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -51,18 +52,25 @@ impl Need {
 /// # Panics
 /// Under `CI=true`, instead of returning `false`.
 #[must_use = "return from the test if something is missing"]
-#[expect(clippy::print_stderr, reason = "a skipped test has to say so")]
 pub fn met(needs: &[Need]) -> bool {
     let missing: Vec<String> = needs.iter().filter_map(|need| need.missing()).collect();
     if missing.is_empty() {
         return true;
     }
+    skip(&missing.join("; "));
+    false
+}
+
+/// Says that a test cannot run here, and why; past the capture of test output, because what did not
+/// run must not look as if it had.
+///
+/// # Panics
+/// Under `CI=true`.
+pub fn skip(why: &str) {
     let test = std::thread::current().name().unwrap_or("test").to_owned();
-    let why = missing.join("; ");
     let in_ci = std::env::var("CI").is_ok_and(|value| value == "true");
     assert!(!in_ci, "{test} cannot run here: {why}");
-    eprintln!("SKIPPED {test}: {why}");
-    false
+    writeln!(io::stderr(), "SKIPPED {test}: {why}").ok();
 }
 
 /// Whether the long form of the tests was asked for (`TUSPOOL_LONG=1`).

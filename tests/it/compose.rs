@@ -7,12 +7,11 @@ mod engine;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::{self, Write};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use tests::needs::{Need, long, met, run};
+use tests::needs::{Need, long, met, run, skip};
 use tests::payload;
 use tests::pipeline::{BASE_PATH, Pipeline};
 use tests::process::Process;
@@ -57,7 +56,7 @@ fn two_hundred_files_arrive_once_while_containers_are_killed_and_restarted() {
     let pipeline = Pipeline::new();
     let engine = match Engine::start(&pipeline) {
         Ok(engine) => engine,
-        Err(why) => return skip(&why),
+        Err(why) => return skip(&format!("containers cannot run: {why}")),
     };
     let stand_ins = pipeline.path("stand-ins");
     let mut make = engine.command("scripts/make-stand-in-images");
@@ -66,7 +65,7 @@ fn two_hundred_files_arrive_once_while_containers_are_killed_and_restarted() {
     made.expect_code(0);
     fs::remove_dir_all(stand_ins).unwrap();
     if let Err(why) = engine.try_container(&image_of("compose.yaml", "image: nginx:")) {
-        return skip(&why);
+        return skip(&format!("containers cannot run: {why}"));
     }
     // All by README: it builds the image, two ingests and three consumers run, and so on.
     let typed = |limit, part| engine.typed(limit, &command(part));
@@ -79,12 +78,6 @@ fn two_hundred_files_arrive_once_while_containers_are_killed_and_restarted() {
     files_arrive_once_whatever_is_restarted(&pipeline, &engine);
     typed(DELIVER_WITHIN, "--profile cluster down");
     assert_eq!(engine.docker(&["ps", "--all", "--quiet"]), "");
-}
-
-/// Past the capture of test output: a test that did not run must not look as if it had.
-fn skip(why: &str) {
-    let what = "SKIPPED: containers cannot run here, so deploy/compose.yaml was not tried";
-    writeln!(io::stderr(), "{what}: {why}").ok();
 }
 
 /// The name that follows `FROM ` or `image: ` in a shipped file.

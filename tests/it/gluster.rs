@@ -30,26 +30,19 @@ const LEASE: &str = "4s";
 #[test]
 fn a_spool_on_a_shared_filesystem_keeps_its_promises() {
     if !needs::long() {
-        skip("the volume takes a minute; TUSPOOL_LONG=1 runs it");
-        return;
+        return; // The volume takes a minute.
     }
     if !needs::met(&[Need::Root, Need::Tool("glusterd"), Need::Tool("gluster")]) {
         return;
     }
     if let Some(why) = volume::missing() {
-        skip(&why);
-        return;
+        return needs::skip(&why);
     }
     // One volume for all: it takes longer than what is tried on it.
     let volume = Volume::start();
     a_file_from_the_other_host_is_found_without_an_event(&volume);
     each_upload_is_processed_exactly_once(&volume);
     a_living_claim_outlives_a_restart_of_every_brick(&volume);
-}
-
-#[expect(clippy::print_stderr, reason = "a skipped test has to say so")]
-fn skip(why: &str) {
-    eprintln!("SKIPPED gluster: {why}");
 }
 
 /// A spool seen through both mounts.

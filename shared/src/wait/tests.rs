@@ -142,10 +142,7 @@ fn dropping_what_was_saved_finishes_it() {
 #[test]
 fn a_copy_to_another_filesystem_is_whole() {
     let dir = tempfile::tempdir().unwrap();
-    let Ok(other) = tempfile::tempdir_in("/dev/shm") else {
-        eprintln!("skipped: no /dev/shm");
-        return;
-    };
+    let other = tempfile::tempdir_in("/dev/shm").unwrap();
     let (waiter, _) = finished(dir.path());
     let mut held = waiter.wait(Duration::ZERO).unwrap().unwrap();
     held.save(&other.path().join("x")).unwrap();
