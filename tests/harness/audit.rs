@@ -29,7 +29,7 @@ pub enum Loss {
         /// What lies there instead.
         found: Found,
     },
-    /// The data of an upload that was reported complete is nowhere.
+    /// The data of an upload that HEAD knows is nowhere.
     Data(u32),
     /// Its data is there and cannot be read: why.
     Unreadable(u32, String),
@@ -169,10 +169,9 @@ impl Audit<'_> {
         let bytes = match data_of(self.spool, url) {
             Some(Ok(bytes)) => bytes,
             Some(Err(error)) => return Some(Loss::Unreadable(entry.number, error.to_string())),
-            None if self.promise == Promise::EveryOffset => return Some(Loss::Data(entry.number)),
-            // Gone, as it may be: where only the record was synced, btrfs keeps its name and not the
-            // data's. But an offset would cover bytes that are not there.
-            None => Vec::new(),
+            // It may be gone: where only the record was synced, btrfs keeps its name and not the
+            // data's. But then HEAD must not know of the upload.
+            None => return Some(Loss::Data(entry.number)),
         };
         if self.offset == Offset::FileSize {
             offset = bytes.len().min(content.len());
@@ -271,13 +270,13 @@ pub fn delivered_whole(out: &Path, ledger: &Ledger) -> Vec<Loss> {
     losses
 }
 
-/// Lets clients begin anew with what was lost and may have been: with uploads that are gone, and
-/// with those that are to be joined of parts, any of which may be.
-pub fn begin_anew(tus: &Tus, spool: &SpoolView, entries: &mut [Entry]) {
+/// Lets clients begin anew with what was lost and may have been: with uploads that HEAD does not know,
+/// and with those that are to be joined of parts, any of which may be lost.
+///
+/// They believe HEAD, as clients do: one that it knows, but whose data is gone, stays stuck.
+pub fn begin_anew(tus: &Tus, entries: &mut [Entry]) {
     for entry in entries.iter_mut().filter(|entry| !entry.complete) {
-        let is_there = |url: &String| {
-            tus.request("HEAD", url, &[], b"").status == 200 && data_of(spool, url).is_some()
-        };
+        let is_there = |url: &String| tus.request("HEAD", url, &[], b"").status == 200;
         if entry.shape == Shape::Concatenated || !entry.url.as_ref().is_some_and(is_there) {
             entry.begin_anew();
         }

@@ -315,7 +315,7 @@ impl Cut {
         // What somebody was told after the cut was told by a machine without power.
         let mut entries = entries.to_vec();
         if self.promise() != Promise::EveryOffset {
-            audit::begin_anew(tus, pipeline.spool(), &mut entries);
+            audit::begin_anew(tus, &mut entries);
         }
         let ledger = Ledger::as_of(entries);
         let _others = others(pipeline, out);
