@@ -30,8 +30,8 @@ pub(super) fn retry(
     } else {
         args.ids.clone()
     };
-    each(out, args.json, &ids, "in the queue again", |id| {
-        operate::retry(spool, id)
+    each(out, args.json, &ids, |id| {
+        operate::retry(spool, id).map(|operated| told(operated, "in the queue again"))
     })
 }
 
@@ -40,8 +40,8 @@ pub(super) fn hold(
     args: &Several,
     out: &mut impl Write,
 ) -> Result<bool, Failure> {
-    each(out, args.json, &args.ids, "held", |id| {
-        operate::hold(spool, id)
+    each(out, args.json, &args.ids, |id| {
+        operate::hold(spool, id).map(|operated| told(operated, "held"))
     })
 }
 
@@ -51,16 +51,13 @@ pub(super) fn release(
     now: UnixTime,
     out: &mut impl Write,
 ) -> Result<bool, Failure> {
-    each(
-        out,
-        args.json,
-        &args.ids,
-        "in the queue again",
-        |id| match operate::release(spool, id)? {
-            Operated::NotThere if args.force => take_away(spool, id, now),
-            told => Ok(told),
-        },
-    )
+    each(out, args.json, &args.ids, |id| {
+        let released = match operate::release(spool, id)? {
+            Operated::NotThere if args.force => take_away(spool, id, now)?,
+            released => released,
+        };
+        Ok(told(released, "in the queue again"))
+    })
 }
 
 pub(super) fn remove(
@@ -75,17 +72,31 @@ pub(super) fn remove(
         args.ids.clone()
     };
     let old = |created: UnixTime| args.older.is_none_or(|older| older.0 <= now.since(created));
-    each(out, args.json, &ids, "removed", |id| {
+    each(out, args.json, &ids, |id| {
         let condition = |record: &shared::record::Record| old(record.rest.created_at);
-        Ok(
-            match ending::end_if(spool, id, Place::Terminated, now, condition)? {
-                End::Ended | End::Already(_) => Operated::Done,
-                End::Busy => Operated::Busy,
-                End::Missing => Operated::Missing,
-                End::Spared => Operated::NotThere,
-            },
-        )
+        let operated = match ending::end_if(spool, id, Place::Terminated, now, condition)? {
+            End::Already(Place::Delivered) => return Ok((false, "it had been delivered before")),
+            End::Already(_) => return Ok((true, "it had ended before")),
+            End::Ended => Operated::Done,
+            End::Busy => Operated::Busy,
+            End::Missing => Operated::Missing,
+            End::Spared => Operated::NotThere,
+        };
+        Ok(told(operated, "removed"))
     })
+}
+
+/// Whether it was done, and what to tell.
+type Told = (bool, &'static str);
+
+fn told(operated: Operated, done: &'static str) -> Told {
+    let what = match operated {
+        Operated::Done => done,
+        Operated::Busy => "somebody works on it",
+        Operated::NotThere => "not in a state in which this makes sense",
+        Operated::Missing => "there is no such upload",
+    };
+    (operated == Operated::Done, what)
 }
 
 /// Does one thing to each upload and tells what came of it; whether all of it was done.
@@ -93,19 +104,11 @@ fn each(
     out: &mut impl Write,
     json: bool,
     ids: &[UploadId],
-    done: &str,
-    mut act: impl FnMut(UploadId) -> Result<Operated, DiskError>,
+    mut act: impl FnMut(UploadId) -> Result<Told, DiskError>,
 ) -> Result<bool, Failure> {
     let mut all = true;
     for &id in ids {
-        let operated = act(id)?;
-        let what = match operated {
-            Operated::Done => done,
-            Operated::Busy => "somebody works on it",
-            Operated::NotThere => "not in a state in which this makes sense",
-            Operated::Missing => "there is no such upload",
-        };
-        let is_done = operated == Operated::Done;
+        let (is_done, what) = act(id)?;
         all &= is_done;
         tell(out, json, id, is_done, what)?;
     }

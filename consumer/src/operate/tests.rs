@@ -141,6 +141,37 @@ fn dead_letters_are_retried_one_by_one_or_by_reason() {
 }
 
 #[test]
+fn what_had_ended_before_is_not_said_to_be_removed_now() {
+    let case = Case::new();
+    let (queued, delivered) = (case.upload(), case.upload());
+    match try_claim(&case.spool, delivered, DataAt::Completed, UnixTime::now()).unwrap() {
+        TryClaim::Claimed(claim) => claim.delivered(None, None, UnixTime::now()).unwrap(),
+        other => panic!("{other:?}"),
+    };
+    let remove = |id| {
+        let args = Remove {
+            spool: case.spool_args(),
+            ids: vec![id],
+            failed: false,
+            older: None,
+            json: false,
+        };
+        let mut out = Vec::new();
+        let done = act::remove(&case.spool, &args, UnixTime::now(), &mut out).unwrap();
+        (done, String::from_utf8(out).unwrap())
+    };
+    for (id, done, what) in [
+        (delivered, false, "had been delivered before"),
+        (queued, true, "removed"),
+        (queued, true, "had ended before"),
+    ] {
+        let (was_done, told) = remove(id);
+        assert_eq!(was_done, done, "{told}");
+        assert!(told.contains(what), "{told}");
+    }
+}
+
+#[test]
 fn a_claim_can_be_taken_away_by_force_and_its_consumer_notices() {
     let case = Case::new();
     let id = case.upload();
