@@ -50,6 +50,8 @@ pub enum Sign {
     Works,
     /// It failed in a way that may pass.
     Fails,
+    /// There was no space in the spool: it would be the same with any other upload.
+    NoSpace,
     /// Nothing was learnt (shutdown, lost claim).
     Nothing,
 }
@@ -59,8 +61,11 @@ impl Breaker {
     pub const PAUSE_MIN: Duration = Duration::from_secs(5);
     /// Longest pause.
     pub const PAUSE_MAX: Duration = Duration::from_secs(300);
+    /// Longest pause for want of space: to look costs little, and somebody may have made some.
+    pub const NO_SPACE_MAX: Duration = Duration::from_secs(30);
 
-    /// A breaker that opens after `threshold` failures in a row; 0 never opens.
+    /// A breaker that opens after `threshold` failures in a row, with 0 after none; and at once for
+    /// want of space.
     #[must_use]
     pub fn new(threshold: u32) -> Self {
         Self {
@@ -111,7 +116,10 @@ impl Breaker {
                     last: Some(id),
                 };
                 let opens = self.threshold != 0 && self.threshold <= failures;
-                opens.then(|| self.open(now, 0))
+                opens.then(|| self.open(now, 0, self.pause_max))
+            }
+            (BreakerState::Closed { .. }, Sign::NoSpace) => {
+                Some(self.open(now, 0, Self::NO_SPACE_MAX))
             }
             (BreakerState::Probing { .. } | BreakerState::Open { .. }, Sign::Works) => {
                 self.state = BreakerState::Closed {
@@ -120,21 +128,26 @@ impl Breaker {
                 };
                 None
             }
-            (BreakerState::Probing { pauses }, Sign::Fails) => Some(self.open(now, pauses + 1)),
+            (BreakerState::Probing { pauses }, Sign::Fails) => {
+                Some(self.open(now, pauses + 1, self.pause_max))
+            }
+            (BreakerState::Probing { pauses }, Sign::NoSpace) => {
+                Some(self.open(now, pauses + 1, Self::NO_SPACE_MAX))
+            }
             (BreakerState::Probing { pauses }, Sign::Nothing) => {
                 self.state = BreakerState::Open { until: now, pauses };
                 None
             }
-            (BreakerState::Open { .. }, Sign::Fails)
+            (BreakerState::Open { .. }, Sign::Fails | Sign::NoSpace)
             | (BreakerState::Closed { .. } | BreakerState::Open { .. }, Sign::Nothing) => None,
         }
     }
 
-    fn open(&mut self, now: Duration, pauses: u32) -> Duration {
+    fn open(&mut self, now: Duration, pauses: u32, longest: Duration) -> Duration {
         let pause = self
             .pause_min
             .saturating_mul(1 << pauses.min(16))
-            .min(self.pause_max);
+            .min(longest);
         self.state = BreakerState::Open {
             until: now + pause,
             pauses,
@@ -238,6 +251,24 @@ mod tests {
         assert_eq!(breaker.permit(seconds(4)), Permit::Wait(seconds(5)));
         breaker.note(UploadId::generate(), Sign::Works, seconds(4));
         assert_eq!(breaker.permit(seconds(4)), Permit::Claim);
+    }
+
+    #[test]
+    fn want_of_space_opens_it_at_once_whatever_the_threshold_and_not_for_long() {
+        for threshold in [0, 10] {
+            let mut breaker = Breaker::new(threshold);
+            let (one, mut now) = (UploadId::generate(), seconds(0));
+            let mut pauses = Vec::new();
+            for _ in 0..5 {
+                let pause = breaker.note(one, Sign::NoSpace, now).unwrap();
+                pauses.push(pause.as_secs());
+                now += pause;
+                breaker.probe_started();
+            }
+            assert_eq!(pauses, [5, 10, 20, 30, 30]);
+            breaker.note(one, Sign::Works, now);
+            assert_eq!(breaker.permit(now), Permit::Claim);
+        }
     }
 
     #[test]

@@ -152,7 +152,8 @@ impl Queue {
         }
     }
 
-    /// Whether nothing is claimed at the moment because uploads fail one after the other.
+    /// Whether nothing is claimed at the moment because uploads fail one after the other, or for want
+    /// of space.
     #[must_use]
     pub fn is_paused(&self) -> bool {
         let permit = self.desk().breaker.permit(self.begun.elapsed());
@@ -197,10 +198,13 @@ impl Queue {
         let (id, now) = (task.candidate.id, self.now().steady);
         let mut desk = self.desk();
         if let Some(pause) = desk.breaker.note(id, sign, now) {
-            tracing::warn!(
-                pause_s = pause.as_secs_f64(),
-                "uploads fail one after the other; claiming pauses"
-            );
+            let pause_s = pause.as_secs_f64();
+            match sign {
+                Sign::NoSpace => tracing::warn!(pause_s, "no space in the spool; claiming pauses"),
+                _ => {
+                    tracing::warn!(pause_s, "uploads fail one after the other; claiming pauses");
+                }
+            }
         }
         let suspicious = end.is_some_and(|end| desk.suspicion.note(id, end));
         let ring = desk.leave(task.pass) || task.probes;

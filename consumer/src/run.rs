@@ -15,7 +15,7 @@ use nix::unistd::{Gid, Uid};
 use shared::durable;
 use shared::orphan::Rules as OrphanRules;
 use shared::probe::Probe;
-use shared::spool::Spool;
+use shared::spool::{SPARES_PER_CLAIM, Spool};
 use shared::startup::{Exit, Failure, Shutdown, systemd};
 use shared::time::UnixTime;
 use tokio::signal::unix::SignalKind;
@@ -104,6 +104,7 @@ async fn consume(
         version = env!("CARGO_PKG_VERSION"),
         "consuming"
     );
+    keep_spares(&spool, jobs);
     systemd::ready();
     let mut recovery = recovery(&config, probe);
     let crew = Arc::new(crew(config, Arc::clone(&spool), probe, metrics, stop)?);
@@ -138,6 +139,13 @@ async fn consume(
     }
     keeping.abort();
     finish(&crew, until)
+}
+
+/// Keeps what the jobs need to go on if the disk becomes full.
+fn keep_spares(spool: &Spool, jobs: u32) {
+    if let Err(error) = spool.keep_spares(jobs as usize * SPARES_PER_CLAIM) {
+        tracing::warn!(%error, "no space is kept for claims on a full disk");
+    }
 }
 
 /// Returns when running commands have had their time: at once after a second signal, and never
@@ -182,7 +190,7 @@ fn finish(crew: &Crew, until: Until) -> Result<Exit, Failure> {
         return Err(Failure::new(exit, why));
     }
     if crew.queue.gave_up() {
-        return Err("uploads fail one after the other; the rest was not tried".into());
+        return Err("claiming pauses, as the log says; what is left was not tried".into());
     }
     Ok(match until {
         Until::Stopped | Until::Empty => Exit::OK,

@@ -119,8 +119,7 @@ impl Crew {
                 Err(error) => {
                     tracing::error!(upload_id = %id, %error, "cannot be claimed");
                     self.end_if_poisoned(&task.spool);
-                    // What keeps one upload from being claimed may keep all: a full disk.
-                    self.queue.finished(task, Sign::Fails, None);
+                    self.queue.finished(task, sign_of(&error), None);
                 }
             }
         }
@@ -187,7 +186,7 @@ impl Crew {
             Err(error) => {
                 tracing::error!(%error, "cannot be settled; the upload will be tried again");
                 self.ledger.entries().tally.lost += 1;
-                (Sign::Fails, None)
+                (sign_of(error), None)
             }
         };
         if self.queue.finished(task, sign, end) {
@@ -241,5 +240,13 @@ impl Crew {
         if spool.is_poisoned() {
             self.end(Exit::FAILURE, "a directory of the spool cannot be synced");
         }
+    }
+}
+
+/// What an error of the spool says about the uploads that are left.
+fn sign_of(error: &DiskError) -> Sign {
+    match error.is_full() {
+        true => Sign::NoSpace,
+        false => Sign::Fails,
     }
 }

@@ -184,7 +184,7 @@ impl Sweep<'_> {
             // A running command's result, perhaps; it may have been written hours ago.
             Entry::Temp(id) if dir == Dir::Claimed && self.is_claimed(id) => Ok(()),
             Entry::Temp(id) => self.leftover(id, &entry.path(), &[]),
-            Entry::Event(_) => Ok(()),
+            Entry::Event(_) | Entry::Spare(..) => Ok(()),
             Entry::Foreign => {
                 self.report.count(Tally::Foreign);
                 Ok(())

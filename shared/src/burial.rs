@@ -16,7 +16,7 @@ use crate::id::UploadId;
 use crate::layout::{DataAt, Dir, RecordAt};
 use crate::locked::Locked;
 use crate::record::{Attempt, Record, RecordError};
-use crate::spool::Spool;
+use crate::spool::{Purpose, Spool};
 use crate::time::UnixTime;
 
 /// Why an upload lies in `failed/`: the content of `{id}.reason.json`.
@@ -136,10 +136,11 @@ pub(crate) fn write_reason(
     let path = spool.layout().reason(id);
     // Nobody asks for a reason before the data lies beside it: it may be written under its own name,
     // which saves a rename. One that is there was left by a burial that was cut short.
-    match spool.create_whole(&path, &bytes, durably) {
+    match spool.create_whole(&path, &bytes, durably, Purpose::GoOn) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             spool.replace_file(&path, id, &bytes, durably)
         }
         written => written,
     }
+    .map(drop)
 }

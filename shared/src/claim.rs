@@ -6,7 +6,9 @@
 //! did a rename to a name that both used. Only the owner writes the record after it.
 //!
 //! Then the attempt is counted in the record and the claim's state is written beside the data,
-//! before anything is done with the upload. The state's mtime is the heartbeat.
+//! before anything is done with the upload. The state's mtime is the heartbeat. On a full disk the
+//! state is made of a spare ([`Spool::keep_spares`]); where neither can be done the upload goes back,
+//! the attempt not counted.
 //!
 //! The data keeps its claimed name until the claim is settled (see [`crate::settle`]): a delivery
 //! into a directory of the same filesystem is a second *link*, not a rename, so that a crash in
@@ -14,7 +16,7 @@
 //! the claim was lost: touch nothing.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -95,6 +97,7 @@ pub fn try_claim(
     from: DataAt,
     now: UnixTime,
 ) -> Result<TryClaim, DiskError> {
+    spool.refill_spares();
     let layout = spool.layout();
     let path = layout.data(id, from);
     let lock = match DataLock::try_lock(&path)? {
@@ -118,7 +121,7 @@ pub fn try_claim(
         result => result?,
     }
     failpoint::hit(Failpoint::ClaimRenamed).on("claim", &path)?;
-    begin(spool, id, claim, lock, now)
+    begin(spool, id, claim, lock, &path, now)
 }
 
 /// Whether locked data may be claimed: `None`. Otherwise what came of it: what has ended is taken
@@ -175,36 +178,51 @@ fn without_record(locked: Locked<'_>, now: UnixTime) -> Result<TryClaim, DiskErr
     Ok(TryClaim::Torn(reason.to_owned()))
 }
 
-/// Counts the attempt and writes the claim's state, once the upload is ours.
+/// Counts the attempt, once the upload is ours.
+fn count_attempt(
+    spool: &Spool,
+    id: UploadId,
+    claim: ClaimId,
+) -> Result<(RecordFile, Record), RecordError> {
+    let path = spool.layout().record(id, RecordAt::Completed);
+    let (mut file, mut record) = spool.open_record(path, Dir::Claimed, id)?;
+    record.set_place(DataAt::Claimed(claim));
+    record.attempts = record.attempts.saturating_add(1);
+    record.finished_at = record.finished_at.or(Some(record.last_write));
+    let durably = spool.durability().syncs_finish();
+    spool.rewrite_head(&mut file, id, &record, durably)?;
+    Ok((file, record))
+}
+
+/// Counts the attempt and writes the claim's state, once the upload, which was at `from`, is ours.
 fn begin(
     spool: &Arc<Spool>,
     id: UploadId,
     claim: ClaimId,
     lock: DataLock,
+    from: &Path,
     now: UnixTime,
 ) -> Result<TryClaim, DiskError> {
-    let record_path = spool.layout().record(id, RecordAt::Completed);
-    let (file, mut record) = match spool.open_record(record_path, Dir::Claimed, id) {
-        Ok(opened) => opened,
-        Err(RecordError::Disk(error)) => return Err(error),
+    let locked = Locked {
+        spool,
+        id,
+        at: DataAt::Claimed(claim),
+        lock: &lock,
+    };
+    let (file, record) = match count_attempt(spool, id, claim) {
+        Ok(counted) => counted,
+        Err(RecordError::Disk(error)) => {
+            if error.is_full() {
+                // What cannot be counted is not tried: as if it had never been claimed.
+                durable::rename_noreplace(&locked.path(), from)?;
+            }
+            return Err(error);
+        }
         Err(RecordError::Unreadable { reason, .. }) => {
-            let locked = Locked {
-                spool,
-                id,
-                at: DataAt::Claimed(claim),
-                lock: &lock,
-            };
             burial::bury(locked, &reason, now)?;
             return Ok(TryClaim::Torn(reason));
         }
     };
-    record.set_place(DataAt::Claimed(claim));
-    record.attempts = record.attempts.saturating_add(1);
-    record.finished_at = record.finished_at.or(Some(record.last_write));
-    file.write_head(&record)?;
-    if spool.durability().syncs_finish() {
-        file.sync()?;
-    }
     let mut claim = Claim {
         spool: Arc::clone(spool),
         id,
@@ -216,7 +234,7 @@ fn begin(
         state_file: StateFile::default(),
     };
     if let Err(error) = claim.write_state(false) {
-        // A full disk must not use up the attempts of a whole backlog; the way back needs no space.
+        // A full disk without spares must not use up the attempts of a whole backlog.
         claim.put_back()?;
         return Err(error);
     }
@@ -358,6 +376,13 @@ impl Claim {
         self.state.destination = Some(destination.to_owned());
         self.state.destination_inode = Some(inode);
         self.write_state(self.spool.durability().syncs_finish())
+    }
+
+    /// Takes the state away, last of all: a state without data tells every consumer that a settling was
+    /// cut short.
+    pub(crate) fn remove_state(&self) -> Result<(), DiskError> {
+        let path = self.spool.layout().state(self.id, self.claim);
+        self.state_file.remove(&self.spool, &path)
     }
 
     fn write_state(&mut self, durably: bool) -> Result<(), DiskError> {

@@ -5,7 +5,7 @@
 //!   FORMAT                                  layout version
 //!   uploads/    {id} {id}.meta              being received
 //!   completed/  {id} {id}.meta              received in full, free to be claimed
-//!   claimed/    {id}~{claim} {id}~{claim}.state
+//!   claimed/    {id}~{claim} {id}~{claim}.state .spare-{id}~{random}
 //!   deferred/   {not_before:010}-{id}       waits for its next attempt
 //!   held/       {id}                        taken aside by an operator
 //!   failed/     {id} {id}.meta {id}.reason.json
@@ -153,6 +153,8 @@ pub enum Entry {
     Event(UploadId),
     /// A temporary file; garbage unless it is young.
     Temp(UploadId),
+    /// Space kept for claims on a full disk: `claimed/.spare-{id}~{random}`.
+    Spare(UploadId, ClaimId),
     /// Not ours: never read, never deleted.
     Foreign,
 }
@@ -178,8 +180,12 @@ fn parse(dir: Dir, name: &str) -> Option<Entry> {
         Dir::Uploads => data_or_record(name, DataAt::Uploads, RecordAt::Uploads),
         Dir::Completed => data_or_record(name, DataAt::Completed, RecordAt::Completed),
         Dir::Claimed => {
-            let (id, claim) = name.split_once('~')?;
+            let spare = name.strip_prefix(SPARE);
+            let (id, claim) = spare.unwrap_or(name).split_once('~')?;
             let id = id.parse().ok()?;
+            if spare.is_some() {
+                return Some(Entry::Spare(id, claim.parse().ok()?));
+            }
             match claim.strip_suffix(".state") {
                 Some(claim) => Some(Entry::State(id, claim.parse().ok()?)),
                 None => Some(Entry::Data(id, DataAt::Claimed(claim.parse().ok()?))),
@@ -211,8 +217,11 @@ fn data_or_record(name: &str, data: DataAt, record: RecordAt) -> Option<Entry> {
     }
 }
 
-/// Longest path below the root: that of a claim's state.
-const PATH_MAX: usize = "/claimed/~.state".len() + UploadId::LEN + ClaimId::LEN;
+/// How names of spares begin.
+const SPARE: &str = ".spare-";
+
+/// Longest path below the root: that of a spare.
+const PATH_MAX: usize = "/claimed/~".len() + SPARE.len() + UploadId::LEN + ClaimId::LEN;
 
 /// Makes the paths of one spool.
 #[derive(Clone, Debug)]
@@ -292,6 +301,13 @@ impl Layout {
         self.join(dir, format_args!(".tmp-{id}-{unique}"))
     }
 
+    /// Space kept for claims on a full disk. Of no upload, but with a name that is longer than any
+    /// that a claim needs, so that there is room for those in the directory.
+    #[must_use]
+    pub fn spare(&self, id: UploadId, unique: ClaimId) -> PathBuf {
+        self.join(Dir::Claimed, format_args!("{SPARE}{id}~{unique}"))
+    }
+
     fn join(&self, dir: Dir, name: fmt::Arguments<'_>) -> PathBuf {
         let root = self.root.as_os_str();
         let mut path = OsString::with_capacity(root.len() + PATH_MAX);
@@ -343,6 +359,10 @@ mod tests {
             Entry::State(id, claim)
         );
         assert_eq!(
+            classify(Dir::Claimed, name(&layout.spare(id, claim))),
+            Entry::Spare(id, claim)
+        );
+        assert_eq!(
             classify(Dir::Failed, name(&layout.reason(id))),
             Entry::Reason(id)
         );
@@ -370,7 +390,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_does_not_parse_is_foreign_and_what_parses_is_spelt_the_same(
-            text in "(\\.tmp-)?[0-9a-f~.-]{0,12}[0-9a-f-]{36}?(~[0-9a-f]{32})?(\\.meta|\\.state|\\.reason\\.json)?"
+            text in "(\\.tmp-|\\.spare-)?[0-9a-f~.-]{0,12}[0-9a-f-]{36}?(~[0-9a-f]{32})?(\\.meta|\\.state|\\.reason\\.json)?"
         ) {
             let layout = Layout::new("/s".into());
             for dir in Dir::ALL {
@@ -380,6 +400,7 @@ mod tests {
                     Entry::State(id, claim) => layout.state(id, claim),
                     Entry::Reason(id) => layout.reason(id),
                     Entry::Event(id) => layout.event(id),
+                    Entry::Spare(id, unique) => layout.spare(id, unique),
                     Entry::Temp(_) | Entry::Foreign => continue,
                 };
                 prop_assert_eq!(path, layout.dir(dir).join(&text));

@@ -9,7 +9,8 @@
 //!
 //! The claim's state goes last of all: a state without data means a settling that was cut short.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -19,6 +20,7 @@ use crate::durable::{self, DiskError, OnPath};
 use crate::failpoint::{self, Failpoint};
 use crate::layout::{DataAt, Dir, NOT_BEFORE_MAX, RecordAt};
 use crate::record::{self, Attempt, Place};
+use crate::spool::Purpose;
 use crate::time::UnixTime;
 
 /// What came of settling.
@@ -64,13 +66,12 @@ impl Claim {
         let receipt = self.spool.layout().record(self.id, RecordAt::Receipts);
         let durably = self.spool.durability().syncs_finish();
         let more = destination.is_some() || result.is_some();
-        if more || !self.record.rest.history.is_empty() || self.record.rest.destination.is_some() {
-            self.record.rest.destination = destination;
-            self.record.rest.destination_inode = None;
-            self.record.rest.result = result;
-            let (id, record) = (self.id, &self.record);
-            self.spool
-                .replace_record(receipt, Dir::Claimed, id, record)?;
+        let told = &mut self.record.rest;
+        let tells_more = more || !told.history.is_empty() || told.destination.is_some();
+        told.destination = destination;
+        told.destination_inode = None;
+        told.result = result;
+        if tells_more && self.write_receipt(&receipt)? {
             if durably {
                 self.spool.sync_dir(Dir::Receipts)?;
             }
@@ -79,15 +80,16 @@ impl Claim {
             failpoint::hit(Failpoint::SettleDataRemoved).on("settle", &path)?;
             durable::unlink(&self.record_path())?;
         } else {
-            self.file.write_head(&self.record)?;
-            if durably {
-                self.file.sync()?;
-            }
+            self.rewrite_head(durably)?;
             failpoint::hit(Failpoint::SettleReceiptWritten).on("settle", &path)?;
             let removed = durable::unlink(&path)?;
             failpoint::hit(Failpoint::SettleDataRemoved).on("settle", &path)?;
-            if !self.keep_receipt(receipt, removed)? {
+            if !self.keep_receipt(&receipt, removed)? {
                 return Ok(Settled::Lost);
+            }
+            // There was no space for what it tells more; now there may be some.
+            if tells_more && !self.write_receipt(&receipt)? {
+                tracing::warn!("the receipt lacks destination and result: no space");
             }
         }
         self.remove_state()?;
@@ -127,22 +129,18 @@ impl Claim {
         }
         let path = self.path();
         self.record.set_place(at);
-        let mut needs_rest = self.keep_destination();
+        let chose_name = self.keep_destination();
+        let failed = attempt.is_some();
         match attempt {
-            Some(attempt) => {
-                self.record.remember(attempt);
-                needs_rest = true;
-            }
+            Some(attempt) => self.record.remember(attempt),
             None => self.record.attempts = self.record.attempts.saturating_sub(1),
         }
-        if needs_rest {
-            self.replace_record()?;
-        } else {
-            self.file.write_head(&self.record)?;
+        if chose_name {
+            self.replace_record(Purpose::GoOn)?;
+        } else if !failed || !self.tell_more()? {
             // Data in `held/` whose record says otherwise is about to be released.
-            if at == DataAt::Held && self.spool.durability().syncs_finish() {
-                self.file.sync()?;
-            }
+            let durably = at == DataAt::Held && self.spool.durability().syncs_finish();
+            self.rewrite_head(durably)?;
         }
         failpoint::hit(Failpoint::SettleRetryRecorded).on("settle", &path)?;
         durable::rename_noreplace(&path, &self.spool.layout().data(self.id, at))?;
@@ -169,7 +167,9 @@ impl Claim {
         }
         self.keep_destination();
         self.record.set_place(DataAt::Failed);
-        self.replace_record()?;
+        if !self.tell_more()? {
+            self.rewrite_head(self.spool.durability().syncs_finish())?;
+        }
         burial::move_to_failed(self.locked(), Some(&self.record), reason, now)?;
         self.remove_state()?;
         self.release(&path)
@@ -191,7 +191,7 @@ impl Claim {
             self.record.remember(attempt);
         }
         self.record.set_place(DataAt::Failed);
-        self.replace_record()?;
+        self.replace_record(Purpose::GoOn)?;
         let why = format!("the command moved the data out of the spool and failed: {error}");
         let (spool, id) = (&self.spool, self.id);
         burial::write_reason(spool, id, Some(&self.record), &why, UnixTime::now())?;
@@ -218,18 +218,43 @@ impl Claim {
         !is_known
     }
 
-    fn replace_record(&mut self) -> Result<(), DiskError> {
-        let path = self.record_path();
-        self.file = self
-            .spool
-            .replace_record(path, Dir::Claimed, self.id, &self.record)?;
+    /// Writes the receipt as a record of its own; false if there is no space for one.
+    fn write_receipt(&self, receipt: &Path) -> Result<bool, DiskError> {
+        let (spool, id, record) = (&self.spool, self.id, &self.record);
+        let (more, receipt) = (Purpose::TellMore, receipt.to_owned());
+        match spool.replace_record_for(more, receipt, Dir::Claimed, id, record) {
+            Err(error) if error.is_full() => Ok(false),
+            written => written.map(|_| true),
+        }
+    }
+
+    fn rewrite_head(&mut self, durably: bool) -> Result<(), DiskError> {
+        let (file, record) = (&mut self.file, &self.record);
+        self.spool.rewrite_head(file, self.id, record, durably)
+    }
+
+    /// Replaces the record by one that tells of the failed attempt too; false if there is no space
+    /// for it, so that only the head can be told.
+    fn tell_more(&mut self) -> Result<bool, DiskError> {
+        match self.replace_record(Purpose::TellMore) {
+            Err(error) if error.is_full() => {
+                tracing::warn!(%error, "the record does not tell of this attempt");
+                Ok(false)
+            }
+            told => told.map(|()| true),
+        }
+    }
+
+    fn replace_record(&mut self, purpose: Purpose) -> Result<(), DiskError> {
+        let (path, spool, record) = (self.record_path(), &self.spool, &self.record);
+        self.file = spool.replace_record_for(purpose, path, Dir::Claimed, self.id, record)?;
         Ok(())
     }
 
     /// Makes the record, which tells the delivery, the receipt. `removed`: whether the data was
     /// still ours to remove. False if the claim had been taken away at the last moment, which a
     /// lock prevents unless the filesystem has lost it.
-    fn keep_receipt(&self, receipt: PathBuf, removed: bool) -> Result<bool, DiskError> {
+    fn keep_receipt(&self, receipt: &Path, removed: bool) -> Result<bool, DiskError> {
         let record_path = self.record_path();
         let ours = self.file.file().metadata().on("stat", &record_path)?;
         match durable::stat(&record_path)? {
@@ -240,11 +265,11 @@ impl Claim {
                 }
                 let (id, record) = (self.id, &self.record);
                 self.spool
-                    .replace_record(receipt, Dir::Claimed, id, record)?;
+                    .replace_record(receipt.to_owned(), Dir::Claimed, id, record)?;
                 durable::unlink(&record_path)?;
             }
             // Somebody may have found the state without its data and finished this already.
-            _ => durable::rename_if_there(&record_path, &receipt)?,
+            _ => durable::rename_if_there(&record_path, receipt)?,
         }
         Ok(true)
     }
@@ -257,14 +282,13 @@ impl Claim {
         record.is_ok_and(|record| record.data_at() == Some(DataAt::Claimed(self.claim)))
     }
 
-    /// Last of all: a state without data tells every consumer that a settling was cut short.
-    fn remove_state(&self) -> Result<(), DiskError> {
-        durable::unlink(&self.spool.layout().state(self.id, self.claim)).map(|_| ())
-    }
-
     /// Unlocks by hand: a process that the hook left behind may hold the descriptor for ever.
     fn release(self, path: &Path) -> Result<Settled, DiskError> {
         self.lock.unlock(path)?;
+        let spool = Arc::clone(&self.spool);
+        // The space of what has been removed is free once nobody has it open.
+        drop(self);
+        spool.refill_spares();
         Ok(Settled::Done)
     }
 }

@@ -10,8 +10,12 @@ use crate::id::ClaimId;
 use crate::layout::{Dir, Entry, FORMAT_FILE, Layout, classify};
 
 mod files;
+mod spares;
 
 pub use files::changed_at;
+pub(crate) use spares::Purpose;
+pub use spares::SPARES_PER_CLAIM;
+use spares::Spares;
 
 /// Content of `FORMAT`: the name and the major version of the layout.
 pub const FORMAT_LINE: &str = "tuspool 1\n";
@@ -73,6 +77,7 @@ pub struct Spool {
     /// Whether the umask takes bits from `file_mode`, so that files need a chmod.
     chmod: bool,
     dirs: Vec<DirSync>,
+    spares: Spares,
 }
 
 impl Spool {
@@ -103,6 +108,7 @@ impl Spool {
             options,
             chmod,
             dirs,
+            spares: Spares::default(),
         })
     }
 
@@ -127,7 +133,10 @@ impl Spool {
     pub fn reopen(&self) -> Result<Self, SpoolError> {
         let format = self.layout.format_file();
         std::fs::metadata(&format).on("find", &format)?;
-        Self::open(self.layout.root(), self.options)
+        let again = Self::open(self.layout.root(), self.options)?;
+        // As many as there is space for.
+        again.keep_spares(self.spares_wanted()).ok();
+        Ok(again)
     }
 
     /// Where everything lies.

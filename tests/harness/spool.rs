@@ -48,7 +48,8 @@ impl SpoolView {
         self.root.join(directory).join(name)
     }
 
-    /// Names in one of its directories, sorted; none if the directory does not exist.
+    /// Names in one of its directories, sorted; none if the directory does not exist. Without those
+    /// of the space that consumers keep, which is there whatever happens.
     ///
     /// # Panics
     /// If the directory cannot be read.
@@ -61,7 +62,8 @@ impl SpoolView {
         };
         let entry = |entry: io::Result<std::fs::DirEntry>| entry.expect("a directory entry");
         let name = |name: std::ffi::OsString| name.to_string_lossy().into_owned();
-        let mut names: Vec<_> = entries.map(|e| name(entry(e).file_name())).collect();
+        let names = entries.map(|e| name(entry(e).file_name()));
+        let mut names: Vec<_> = names.filter(|name| !name.starts_with(".spare-")).collect();
         names.sort();
         names
     }

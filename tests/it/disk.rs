@@ -1,6 +1,7 @@
 //! A full disk, a dying disk, a disk that turns read-only: no answer is a lie, nothing that was
 //! answered is lost, and everything goes on once the disk is well again.
 
+mod drain;
 mod full;
 mod steps;
 

@@ -125,7 +125,7 @@ fn gather(spool: &Spool) -> Result<BTreeMap<UploadId, Names>, DiskError> {
                 Entry::State(id, claim) => all.entry(id).or_default().states.push(claim),
                 Entry::Reason(id) => all.entry(id).or_default().reason = true,
                 // Owed events and what is on its way say nothing about where an upload stands.
-                Entry::Event(_) | Entry::Temp(_) | Entry::Foreign => {}
+                Entry::Event(_) | Entry::Temp(_) | Entry::Spare(..) | Entry::Foreign => {}
             }
         }
     }

@@ -102,14 +102,16 @@ impl Bench {
         self.spool.entries(Dir::Deferred).unwrap().count()
     }
 
-    /// Every name in the spool, without the receipts.
+    /// Every name in the spool, without the receipts and the space that consumers keep.
     pub(crate) fn left(&self) -> Vec<String> {
         let dirs = Dir::ALL.into_iter().filter(|dir| *dir != Dir::Receipts);
         let mut names = Vec::new();
         for dir in dirs {
             for entry in std::fs::read_dir(self.spool.layout().dir(dir)).unwrap() {
                 let name = entry.unwrap().file_name().into_string().unwrap();
-                names.push(format!("{}/{name}", dir.name()));
+                if !name.starts_with(".spare-") {
+                    names.push(format!("{}/{name}", dir.name()));
+                }
             }
         }
         names.sort();

@@ -6,8 +6,6 @@
 //! is: neither a crash nor a power cut leaves half of it, and an inode less is made and removed for
 //! every upload. What is larger replaces it by a rename.
 
-use std::fs::File;
-use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
@@ -19,7 +17,7 @@ use crate::durable::{self, DiskError, OnPath};
 use crate::host::{self, Host};
 use crate::id::UploadId;
 use crate::record::{HEAD_LEN as SECTOR, Record};
-use crate::spool::Spool;
+use crate::spool::{Purpose, Spool};
 use crate::time::UnixTime;
 
 /// A process group started by a consumer, as it can be told from a later one of the same id.
@@ -95,6 +93,8 @@ impl ClaimState {
 pub(super) struct StateFile {
     /// Its length; 0 before it is made.
     length: usize,
+    /// Whether it was made of a spare.
+    of_spare: bool,
 }
 
 impl StateFile {
@@ -113,27 +113,41 @@ impl StateFile {
         let mut bytes = serde_json::to_vec(state).unwrap_or_default();
         if self.length == 0 {
             self.length = bytes.len();
-            let mut file = spool.create_file(path)?;
-            file.write_all(&bytes).on("write", path)?;
-            return sync_if(durably, &file, path);
+            self.of_spare = spool.create_whole(path, &bytes, durably, Purpose::Begin)?;
+            return Ok(());
         }
         if SECTOR < bytes.len().max(self.length) {
             self.length = bytes.len();
-            return spool.replace_file(path, id, &bytes, durably);
+            self.of_spare = spool.replace_file(path, id, &bytes, durably)?;
+            return Ok(());
         }
         // Blanks over what is left of a longer one.
         bytes.resize(bytes.len().max(self.length), b' ');
         self.length = bytes.len();
         let file = durable::open(path, true)?;
-        file.write_all_at(&bytes, 0).on("write", path)?;
-        sync_if(durably, &file, path)
+        match file.write_all_at(&bytes, 0).on("write", path) {
+            // Where nothing is overwritten in place (btrfs).
+            Err(error) if error.is_full() => {
+                self.of_spare = spool.replace_file(path, id, &bytes, durably)?;
+                return Ok(());
+            }
+            written => written?,
+        }
+        match durably {
+            true => durable::sync_data(&file, path),
+            false => Ok(()),
+        }
     }
-}
 
-fn sync_if(durably: bool, file: &File, path: &Path) -> Result<(), DiskError> {
-    match durably {
-        true => durable::sync_data(file, path),
-        false => Ok(()),
+    /// Takes the state's name away.
+    ///
+    /// # Errors
+    /// As rename(2), unlink(2).
+    pub(super) fn remove(&self, spool: &Spool, path: &Path) -> Result<(), DiskError> {
+        match self.of_spare {
+            true => spool.give_back(path),
+            false => durable::unlink(path).map(drop),
+        }
     }
 }
 

@@ -158,11 +158,16 @@ impl RecordFile {
             durable::unlink(&path)?;
             return Err(DiskError::new("write", path, error));
         }
-        Ok(Self {
+        Ok(Self::written(path, file))
+    }
+
+    /// A file that holds nothing but [`Record::to_bytes`].
+    pub(crate) fn written(path: PathBuf, file: File) -> Self {
+        Self {
             file,
             path,
             has_head: true,
-        })
+        }
     }
 
     /// Opens a record for changing. The caller holds the upload's lock.

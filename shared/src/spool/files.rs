@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use super::Spool;
+use super::{Purpose, Spool};
 use crate::durable::{self, DiskError, OnPath as _};
 use crate::id::{ClaimId, UploadId};
 use crate::layout::Dir;
@@ -61,7 +61,8 @@ impl Spool {
         self.layout.temp(dir, id, ClaimId::generate())
     }
 
-    /// Writes a file that must not exist; its content durable on return if asked for.
+    /// Writes a file that must not exist; its content durable on return if asked for. Where the disk
+    /// is full it is made of a spare; whether it was.
     ///
     /// # Errors
     /// As open(2), write(2), fdatasync(2); nothing is left behind then, but for a file that was
@@ -71,20 +72,33 @@ impl Spool {
         path: &Path,
         bytes: &[u8],
         durably: bool,
-    ) -> Result<(), DiskError> {
-        let mut file = self.create_file(path)?;
-        let mut written = file.write_all(bytes).on("write", path);
-        if durably {
-            written = written.and_then(|()| durable::sync_data(&file, path));
+        purpose: Purpose,
+    ) -> Result<bool, DiskError> {
+        let finish = |file: &File, written: Result<(), DiskError>| {
+            let synced = written.and_then(|()| match durably {
+                true => durable::sync_data(file, path),
+                false => Ok(()),
+            });
+            if synced.is_err() {
+                durable::unlink(path)?;
+            }
+            synced
+        };
+        let written = self.create_file(path).and_then(|mut file| {
+            let written = file.write_all(bytes).on("write", path);
+            finish(&file, written)
+        });
+        match written {
+            Err(error) if error.is_full() => {
+                let spare = self.make_of_spare(path, bytes, purpose)?.ok_or(error)?;
+                finish(&spare, Ok(())).map(|()| true)
+            }
+            written => written.map(|()| false),
         }
-        if written.is_err() {
-            durable::unlink(path)?;
-        }
-        written
     }
 
     /// Writes a small file of an upload anew: temporary file in `claimed/`, its content durable if
-    /// asked for, renamed. The rename itself is not synced.
+    /// asked for, renamed. The rename itself is not synced. Whether it was made of a spare.
     ///
     /// # Errors
     /// As write(2), fdatasync(2), rename(2); the old file is untouched then.
@@ -94,18 +108,19 @@ impl Spool {
         id: UploadId,
         bytes: &[u8],
         durably: bool,
-    ) -> Result<(), DiskError> {
+    ) -> Result<bool, DiskError> {
         let temp = self.temp(Dir::Claimed, id);
-        self.create_whole(&temp, bytes, durably)?;
+        let of_spare = self.create_whole(&temp, bytes, durably, Purpose::GoOn)?;
         if let Err(error) = durable::rename(&temp, path) {
             durable::unlink(&temp)?;
             return Err(error);
         }
-        Ok(())
+        Ok(of_spare)
     }
 
     /// Puts a whole new record in the place of `path`: temporary file in `temp_dir`, synced unless
-    /// nothing is (`--durability none`), renamed. The rename itself is not synced.
+    /// nothing is (`--durability none`), renamed. The rename itself is not synced. In `claimed/` the
+    /// file is made of a spare where the disk is full.
     ///
     /// # Errors
     /// As write(2), fdatasync(2), rename(2); the old record is untouched then.
@@ -116,8 +131,27 @@ impl Spool {
         id: UploadId,
         record: &Record,
     ) -> Result<RecordFile, DiskError> {
+        self.replace_record_for(Purpose::GoOn, path, temp_dir, id, record)
+    }
+
+    /// As [`Self::replace_record`], for a purpose that not every spare may be spent on.
+    pub(crate) fn replace_record_for(
+        &self,
+        purpose: Purpose,
+        path: PathBuf,
+        temp_dir: Dir,
+        id: UploadId,
+        record: &Record,
+    ) -> Result<RecordFile, DiskError> {
         let temp = self.temp(temp_dir, id);
-        let mut file = self.create_record(temp.clone(), record)?;
+        let mut file = match self.create_record(temp.clone(), record) {
+            Err(error) if error.is_full() && temp_dir == Dir::Claimed => {
+                let bytes = record.to_bytes();
+                let spare = self.make_of_spare(&temp, &bytes, purpose)?;
+                RecordFile::written(temp.clone(), spare.ok_or(error)?)
+            }
+            created => created?,
+        };
         let synced = match self.options.durability.syncs_finish() {
             true => file.sync(),
             false => Ok(()),
@@ -128,6 +162,30 @@ impl Spool {
         }
         file.moved(path);
         Ok(file)
+    }
+
+    /// Tells what has changed of a claimed upload's record, of which only the head has: in place, or,
+    /// where even that needs space and there is none (btrfs), by another record.
+    ///
+    /// # Errors
+    /// As pwrite(2) and fdatasync(2), or as [`Self::replace_record`].
+    pub(crate) fn rewrite_head(
+        &self,
+        file: &mut RecordFile,
+        id: UploadId,
+        record: &Record,
+        durably: bool,
+    ) -> Result<(), DiskError> {
+        match file.write_head(record) {
+            Err(error) if error.is_full() => {
+                *file = self.replace_record(file.path().to_owned(), Dir::Claimed, id, record)?;
+                Ok(())
+            }
+            written => {
+                written?;
+                if durably { file.sync() } else { Ok(()) }
+            }
+        }
     }
 
     /// Opens a record of a locked upload for changing; one without our head (tussi's) is first

@@ -164,16 +164,21 @@ fn consumers_lose_nothing_on_a_full_disk_and_go_on_when_there_is_space() {
     let path = fs.mount_point().join("ballast");
     let ballast = Ballast::fill(&path, 0);
 
-    // The second has to become a dead letter, whose reason needs space; every claim does, too.
+    // The second has to become a dead letter, whose reason needs space; every claim does, too. No
+    // consumer has run before and kept any.
     let hook = Hook::new(
         &pipeline,
         "judge",
         "case $UPLOAD_FILENAME in good) ;; *) exit 65 ;; esac",
     );
-    let consumer = pipeline.consumer(&["--hook", &hook.command()]);
-    wait_until("the consumer to meet the full disk", || {
-        consumer.log().contains("No space left").then_some(())
+    let consumer = pipeline.consumer(&["--hook", &hook.command(), "--breaker", "0"]);
+    let pause = "no space in the spool; claiming pauses";
+    let log = wait_until("the consumer to meet the full disk", || {
+        let log = consumer.log();
+        log.contains(pause).then_some(log)
     });
+    let before = log.split(pause).next().unwrap();
+    assert_eq!(before.matches("cannot be claimed").count(), 1, "{log}");
     for name in ["uploads", "failed", "receipts"] {
         assert!(pipeline.spool().names(name).is_empty(), "{name}");
     }
@@ -184,6 +189,8 @@ fn consumers_lose_nothing_on_a_full_disk_and_go_on_when_there_is_space() {
         (failed, pipeline.spool().names("receipts").len())
     });
     assert!(pipeline.spool().is_idle(), "{waiting:?}");
+    let attempts = hook.runs().into_iter().map(|run| run.attempt);
+    assert_eq!(attempts.collect::<Vec<_>>(), [1, 1]);
 }
 
 /// No file can be made, and no byte written: the marker of the owed event has to be a second name
