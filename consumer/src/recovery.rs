@@ -44,8 +44,8 @@ enum Overdue {
     No,
     /// End this process group.
     End(u32),
-    /// Its consumer died between starting the command and writing it down: end whatever has the
-    /// claim in its environment.
+    /// Its consumer died, and what holds the lock was not written down: a command that had only just
+    /// started, or what one left behind. End whatever has the claim in its environment.
     Search,
     /// Its processes are out of reach: another host or boot.
     Elsewhere,
@@ -176,6 +176,8 @@ fn overdue(
         Some(group) if started_ticks(group.id) == Some(group.started_ticks) => {
             Overdue::End(group.id)
         }
+        // What holds the lock is what the command has left behind.
+        _ if started_ticks(state.pid).is_none() => Overdue::Search,
         // The command is over; its consumer still works on the upload.
         _ => Overdue::No,
     }
@@ -265,44 +267,23 @@ mod tests {
     fn only_the_recorded_processes_of_this_boot_are_ended_and_only_past_the_deadline() {
         assert_eq!(judge(&state(), 200), Overdue::No);
         assert_eq!(judge(&state(), 201), Overdue::End(7));
-        let later = Some(ProcessGroup {
-            id: 7,
-            started_ticks: 71,
+        let [later, gone] = [(7, 71), (8, 70)].map(|(id, started_ticks)| {
+            let group = ProcessGroup { id, started_ticks };
+            Some(group)
         });
-        assert_eq!(
-            judge(
-                &ClaimState {
-                    group: later,
+        for group in [later, gone, None] {
+            // Of a consumer that lives, and works on the upload, and of one that has left its
+            // command's children with the lock.
+            for (pid, expected) in [(7, Overdue::No), (1, Overdue::Search)] {
+                let state = ClaimState {
+                    group,
+                    pid,
                     ..state()
-                },
-                201
-            ),
-            Overdue::No
-        );
-        let gone = Some(ProcessGroup {
-            id: 8,
-            started_ticks: 70,
-        });
-        assert_eq!(
-            judge(
-                &ClaimState {
-                    group: gone,
-                    ..state()
-                },
-                201
-            ),
-            Overdue::No
-        );
-        assert_eq!(
-            judge(
-                &ClaimState {
-                    group: None,
-                    ..state()
-                },
-                201
-            ),
-            Overdue::No
-        );
+                };
+                assert_eq!(judge(&state, 200), Overdue::No);
+                assert_eq!(judge(&state, 201), expected, "{group:?}");
+            }
+        }
     }
 
     #[test]

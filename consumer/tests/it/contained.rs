@@ -105,6 +105,31 @@ fn a_command_that_outlives_its_consumer_is_ended_at_its_deadline_by_another() {
 }
 
 #[test]
+fn what_a_command_leaves_behind_that_outlived_its_consumer_does_not_keep_the_upload_for_ever() {
+    let bench = Bench::new();
+    let id = bench.upload();
+    let hook = "sh -c '[ $UPLOAD_ATTEMPT = 2 ] && exit; setsid sleep 1000 & echo $! > $D/left; \
+                echo $$ > $D/pid; until [ -e $D/go ]; do sleep 0.1; done'";
+    let limits = ["--hook-timeout", "1s", "--kill-grace", "1s"];
+    let mut first = bench
+        .consumer(&[&["--once", "--hook", hook][..], &limits].concat())
+        .spawn()
+        .unwrap();
+    until("the command to start", || !bench.read("pid").is_empty());
+    first.kill().unwrap();
+    assert!(killed(finish(&mut first)));
+    std::fs::write(bench.path("go"), "").unwrap();
+    until("the command to end", || !lives(&bench.read("pid")));
+    assert!(lives(&bench.read("left")), "the lock is with it");
+    assert_eq!(bench.run(&["--drain", "--hook", hook]).code(), Some(0));
+    assert!(!lives(&bench.read("left")));
+    assert_eq!(
+        (bench.state(id), bench.receipt(id).attempts),
+        (State::Delivered, 2)
+    );
+}
+
+#[test]
 fn a_second_signal_ends_command_and_consumer_at_once_and_counts_nothing() {
     let bench = Bench::new();
     let id = bench.upload();
