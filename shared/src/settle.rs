@@ -182,7 +182,9 @@ impl Claim {
         attempt: Option<Attempt>,
         reason: &str,
     ) -> Result<Settled, DiskError> {
-        if !self.is_still_told() {
+        // Another file has the name if an operator takes the claim away.
+        let is_taken = durable::stat(&self.path())?.is_some();
+        if is_taken || !self.is_still_told() {
             return Ok(Settled::Lost);
         }
         let error = attempt.as_ref().map(|attempt| attempt.error.clone());

@@ -1,7 +1,9 @@
 //! `retry`, `hold`, `release`, `drop`: what changes where an upload is.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::io::{self, Write};
+use std::path::Path;
 use std::sync::Arc;
 
 use shared::burial::Reason;
@@ -148,15 +150,20 @@ fn take_away(spool: &Arc<Spool>, id: UploadId, now: UnixTime) -> Result<Operated
     let layout = spool.layout();
     let claimed = layout.data(id, DataAt::Claimed(claim));
     let temp = spool.temp(Dir::Claimed, id);
-    let from = durable::open(&claimed, false)?;
+    let from = match durable::open(&claimed, false) {
+        Err(error) if error.is_missing() => return Ok(Operated::NotThere),
+        opened => opened?,
+    };
     let to = spool.create_file(&temp)?;
     let copied = io::copy(&mut &from, &mut &to).on("copy", &claimed);
-    if let Err(error) = copied.and_then(|_| durable::sync_data(&to, &temp)) {
-        durable::unlink(&temp)?;
-        return Err(error);
+    let synced = copied.and_then(|_| durable::sync_data(&to, &temp));
+    match synced.and_then(|()| replace_if_same(&temp, &claimed, &from)) {
+        Ok(true) => {}
+        replaced => {
+            durable::unlink(&temp)?;
+            return replaced.map(|_| Operated::NotThere);
+        }
     }
-    // The consumer loses its claim with this rename; only then is the record ours to write.
-    durable::rename(&temp, &claimed)?;
     let rules = shared::orphan::Rules {
         lease: None,
         max_attempts: u32::MAX,
@@ -173,6 +180,21 @@ fn take_away(spool: &Arc<Spool>, id: UploadId, now: UnixTime) -> Result<Operated
     })
 }
 
+/// Gives a copy the name of the claimed file that it was made of; whether that file still had it.
+/// With this the consumer loses its claim, and only then is the record ours to write.
+///
+/// Copying takes its time. Should the consumer have settled meanwhile, the copy would be a second
+/// upload of the same id, under the name of a claim that is over.
+fn replace_if_same(copy: &Path, claimed: &Path, original: &File) -> Result<bool, DiskError> {
+    let original = original.metadata().on("stat", claimed)?;
+    let there = durable::stat(claimed)?.map(|there| durable::identity(&there));
+    let is_same = there == Some(durable::identity(&original));
+    if is_same {
+        durable::rename(copy, claimed)?;
+    }
+    Ok(is_same)
+}
+
 fn claim_of(spool: &Spool, id: UploadId) -> Result<Option<ClaimId>, DiskError> {
     for entry in spool.entries(Dir::Claimed)? {
         if let Entry::Data(found, DataAt::Claimed(claim)) = entry?
@@ -182,4 +204,27 @@ fn claim_of(spool: &Spool, id: UploadId) -> Result<Option<ClaimId>, DiskError> {
         }
     }
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_gets_the_name_of_its_original_only_as_long_as_that_has_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let [claimed, copy, deferred] = ["claimed", "copy", "deferred"].map(|n| dir.path().join(n));
+        std::fs::write(&claimed, "hello").unwrap();
+        std::fs::write(&copy, "hello").unwrap();
+        let original = durable::open(&claimed, false).unwrap();
+        durable::rename(&claimed, &deferred).unwrap();
+        assert!(!replace_if_same(&copy, &claimed, &original).unwrap());
+        let is_there = |path: &Path| durable::stat(path).unwrap().is_some();
+        assert!(!is_there(&claimed), "its consumer has settled the claim");
+        std::fs::write(&claimed, "another operator's").unwrap();
+        assert!(!replace_if_same(&copy, &claimed, &original).unwrap());
+        durable::rename(&deferred, &claimed).unwrap();
+        assert!(replace_if_same(&copy, &claimed, &original).unwrap());
+        assert!(!is_there(&copy) && is_there(&claimed));
+    }
 }

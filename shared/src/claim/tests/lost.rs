@@ -69,6 +69,29 @@ fn a_claim_that_is_taken_away_while_it_is_settled_keeps_record_and_data_together
     assert_eq!(case.claim().attempt(), 2);
 }
 
+/// As an operator takes it away by force: another file gets the claim's name, and then whoever
+/// comes by finds its lock free.
+#[test]
+fn a_claim_whose_name_is_another_files_has_lost_it_and_its_command_has_moved_nothing() {
+    type Settle = fn(Claim) -> Result<Settled, DiskError>;
+    let ways: [Settle; 3] = [
+        |claim| claim.retry(failed(1), 9),
+        |claim| claim.dead(Some(failed(1)), "rejected", now(4)),
+        Claim::put_back,
+    ];
+    for settle in ways {
+        let case = case();
+        let claim = case.claim();
+        let copy = case.spool.temp(Dir::Claimed, case.id);
+        std::fs::copy(claim.path(), &copy).unwrap();
+        durable::rename(&copy, &claim.path()).unwrap();
+        assert_eq!(settle(claim).unwrap(), Settled::Lost);
+        assert!(matches!(case.recover()[..], [Orphan::Requeued]));
+        assert_eq!(case.names(), ["completed/ID", "completed/ID.meta"]);
+        assert_eq!(case.claim().attempt(), 2);
+    }
+}
+
 #[test]
 fn a_claim_whose_taker_comes_too_late_is_settled_with_its_own_receipt() {
     let case = case();
