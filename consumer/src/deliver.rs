@@ -17,6 +17,7 @@
 //! not from its path: should the claim have been lost and another consumer be writing a new
 //! `.part` there, it is not that one which is published half-written.
 
+mod claim;
 mod part;
 
 use std::fs::{File, Metadata};
@@ -27,12 +28,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
 use nix::unistd::{Gid, Uid};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use shared::durable::{self, DirSync, DiskError, OnPath};
 use shared::failpoint::{self, Failpoint};
 use shared::id::UploadId;
 use shared::record;
 
+pub use self::claim::{Chosen, Claim, Halt};
 use self::part::Part;
 use crate::filename::numbered;
 
@@ -69,49 +71,10 @@ pub struct Parcel<'a> {
     pub record: Option<&'a [u8]>,
 }
 
-/// A name in the destination together with the inode that gets it: what a later attempt needs to
-/// tell whether the delivery happened.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Chosen {
-    /// Relative to the destination.
-    pub name: PathBuf,
-    /// Of the file that gets the name.
-    pub inode: u64,
-}
-
 /// The one field by which a record beside a delivered file is known again.
 #[derive(Deserialize)]
 struct KeptRecord {
     id: UploadId,
-}
-
-/// What a delivery asks of its claim.
-pub trait Claim {
-    /// Writes the choice down durably; before the name exists.
-    ///
-    /// # Errors
-    /// The choice could not be made durable; nothing is delivered then.
-    fn choose(&mut self, chosen: &Chosen) -> io::Result<()>;
-
-    /// Whether to go on; asked during a copy, which may take hours, and after it.
-    ///
-    /// # Errors
-    /// Why not.
-    fn go_on(&mut self) -> Result<(), Halt>;
-}
-
-/// Why a delivery should not go on.
-#[derive(Debug, thiserror::Error)]
-pub enum Halt {
-    /// The claim was lost to another consumer; touch nothing.
-    #[error("the claim was lost")]
-    ClaimLost,
-    /// The consumer is shutting down.
-    #[error("interrupted by shutdown")]
-    Stopping,
-    /// It cannot be known.
-    #[error("the claim's state: {0}")]
-    Unknown(#[source] io::Error),
 }
 
 /// Why nothing was delivered. Trying again is right for all of them.
@@ -171,6 +134,7 @@ impl Destination {
                 return Ok(chosen.name.clone());
             }
             self.take_back_record(parcel.id, chosen)?;
+            claim.forget().map_err(DeliverError::State)?;
         }
         // Before anything is made where nothing is mounted any more.
         self.root()?;
@@ -191,6 +155,11 @@ impl Destination {
             Ok(()) => self.place(parcel, &source, claim),
             Err(error) => Err(error.into()),
         };
+        if placed.is_err()
+            && let Err(error) = claim.forget()
+        {
+            tracing::warn!(%error, "a name that was not given stays written down");
+        }
         source.remove();
         placed
     }

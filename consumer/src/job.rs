@@ -372,6 +372,10 @@ impl deliver::Claim for Held<'_> {
         failpoint::hit(Failpoint::DeliverChosen)
     }
 
+    fn forget(&mut self) -> io::Result<()> {
+        self.claim.forget_destination().map_err(io::Error::other)
+    }
+
     fn go_on(&mut self) -> Result<(), Halt> {
         if self.stop.drained.is_cancelled() {
             return Err(Halt::Stopping);

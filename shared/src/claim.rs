@@ -378,6 +378,16 @@ impl Claim {
         self.write_state(self.spool.durability().syncs_finish())
     }
 
+    /// Takes that back, durably: no name was given.
+    ///
+    /// # Errors
+    /// As [`Self::set_destination`].
+    pub fn forget_destination(&mut self) -> Result<(), DiskError> {
+        self.state.destination = None;
+        self.state.destination_inode = None;
+        self.write_state(self.spool.durability().syncs_finish())
+    }
+
     /// Takes the state away, last of all: a state without data tells every consumer that a settling was
     /// cut short.
     pub(crate) fn remove_state(&self) -> Result<(), DiskError> {

@@ -200,9 +200,7 @@ impl Orphaned<'_> {
             record.attempts = record.attempts.saturating_add(1);
         }
         record.remember(lost_attempt(&record, self.state.as_ref(), now));
-        if let Some(state) = self.state.take()
-            && state.destination.is_some()
-        {
+        if let Some(state) = self.state.take() {
             record.rest.destination = state.destination;
             record.rest.destination_inode = state.destination_inode;
         }

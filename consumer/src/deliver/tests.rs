@@ -3,17 +3,28 @@ use std::os::unix::fs::PermissionsExt;
 
 use super::*;
 
+/// Of the name and the inode that are written down before a delivery.
+mod choice;
+
 /// A claim as the tests see it: what was chosen, and when it is lost.
 #[derive(Default)]
 struct Notes {
     chosen: Vec<Chosen>,
     halt_after: Option<u32>,
     looks: u32,
+    /// Where the copy lies, and how often it was there when a choice was taken back.
+    part: PathBuf,
+    forgotten: u32,
 }
 
 impl Claim for Notes {
     fn choose(&mut self, chosen: &Chosen) -> io::Result<()> {
         self.chosen.push(chosen.clone());
+        Ok(())
+    }
+
+    fn forget(&mut self) -> io::Result<()> {
+        self.forgotten += u32::from(self.part.try_exists()?);
         Ok(())
     }
 
@@ -164,59 +175,6 @@ fn an_attempt_that_finds_its_own_file_only_finishes() {
 }
 
 #[test]
-fn another_upload_of_the_same_name_and_length_is_not_taken_for_ours() {
-    for case in Case::both() {
-        let mut notes = Notes {
-            halt_after: Some(0),
-            ..Notes::default()
-        };
-        // Small enough to be copied in one look; lost before the name was given.
-        notes.halt_after = Some(if case.dest.path().starts_with("/dev/shm") {
-            1
-        } else {
-            0
-        });
-        assert!(case.deliver("a.jpg", None, &mut notes).is_err());
-        let chosen = notes.chosen.pop().unwrap();
-        case.has(&[]);
-        std::fs::write(case.dest.path().join("a.jpg"), "CONTENT").unwrap();
-        let again = case
-            .deliver("a.jpg", Some(&chosen), &mut Notes::default())
-            .unwrap();
-        assert_eq!(again, Path::new("a_1.jpg"));
-        assert_eq!(case.content("a.jpg"), "CONTENT");
-    }
-}
-
-#[test]
-fn the_choice_is_written_down_before_the_name_exists() {
-    struct Watch<'a>(&'a Case);
-    impl Claim for Watch<'_> {
-        fn choose(&mut self, chosen: &Chosen) -> io::Result<()> {
-            let path = self.0.dest.path().join(&chosen.name);
-            assert!(!path.try_exists().unwrap());
-            Err(io::Error::other("no space"))
-        }
-        fn go_on(&mut self) -> Result<(), Halt> {
-            Ok(())
-        }
-    }
-    for case in Case::both() {
-        let path = case.path();
-        let parcel = Parcel {
-            id: case.id,
-            data: &case.data,
-            path: &path,
-            name: Path::new("a"),
-            record: None,
-        };
-        let refused = case.destination().deliver(&parcel, None, &mut Watch(&case));
-        assert!(matches!(refused, Err(DeliverError::State(_))));
-        case.has(&[]);
-    }
-}
-
-#[test]
 fn a_lost_claim_delivers_nothing() {
     let case = Case::far();
     for halt_after in 0..2 {
@@ -248,6 +206,9 @@ fn a_temporary_file_that_another_consumer_took_over_is_not_published() {
             let part = self.0.dest.path().join(format!(".{}.part", self.0.id));
             std::fs::remove_file(&part)?;
             std::fs::write(&part, "con")
+        }
+        fn forget(&mut self) -> io::Result<()> {
+            Ok(())
         }
         fn go_on(&mut self) -> Result<(), Halt> {
             Ok(())
@@ -420,24 +381,6 @@ fn free_numbers_are_found_without_trying_them_all() {
         first_free(0, |_| Err::<bool, _>("unreadable")),
         Err("unreadable")
     );
-}
-
-#[test]
-fn an_inode_number_that_another_upload_got_since_is_not_taken_for_ours() {
-    let case = Case::far();
-    let path = case.dest.path().join("a.txt");
-    std::fs::write(&path, "another").unwrap();
-    let another = durable::open(&path, true).unwrap();
-    let earlier = std::time::SystemTime::now() - std::time::Duration::from_secs(60);
-    another.set_modified(earlier).unwrap();
-    let chosen = Chosen {
-        name: "a.txt".into(),
-        inode: another.metadata().unwrap().ino(),
-    };
-    let name = case.deliver("a.txt", Some(&chosen), &mut Notes::default());
-    assert_eq!(name.unwrap(), Path::new("a_1.txt"));
-    assert_eq!(case.content("a.txt"), "another");
-    assert_eq!(case.content("a_1.txt"), "content");
 }
 
 #[test]

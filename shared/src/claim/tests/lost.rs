@@ -162,3 +162,21 @@ fn data_that_a_failed_command_has_moved_away_leaves_a_dead_letter_that_can_be_dr
         );
     }
 }
+
+#[test]
+fn a_choice_in_the_destination_outlives_a_crash_and_so_does_its_being_taken_back() {
+    let case = case();
+    let chosen = |case: &Case| {
+        assert!(matches!(case.recover()[..], [Orphan::Requeued]));
+        let rest = case.record().rest;
+        rest.destination.zip(rest.destination_inode)
+    };
+    let mut claim = case.claim();
+    claim.set_destination("/srv/a", 7).unwrap();
+    drop(claim);
+    assert_eq!(chosen(&case), Some(("/srv/a".to_owned(), 7)));
+    let mut claim = case.claim();
+    claim.forget_destination().unwrap();
+    drop(claim);
+    assert_eq!(chosen(&case), None);
+}
