@@ -204,6 +204,13 @@ fn expire(look: &Look<'_>, id: UploadId, at: RecordAt) -> Result<(), DiskError> 
     let Ok((file, mut record)) = opened else {
         return Ok(());
     };
+    // A network filesystem may have shown directories as they were a while ago.
+    let told = record.data_at().map(|told| layout.data(id, told));
+    if let Some(told) = told
+        && durable::stat(&told)?.is_some()
+    {
+        return Ok(());
+    }
     if !record.place.is_ending() {
         record.set_ending(Place::Expired, look.now);
         file.write_head(&record)?;
@@ -220,4 +227,44 @@ fn bury(look: &Look<'_>, id: UploadId, why: &str) -> Result<(), DiskError> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use shared::claim::{TryClaim, try_claim};
+    use shared::lookup::{self, State};
+    use shared::receive::NewData;
+    use shared::record::Record;
+    use shared::size::{Length, Offset};
+    use shared::spool::{Options, Spool};
+    use shared::time::UnixTime;
+
+    use super::*;
+
+    #[test]
+    fn an_upload_whose_data_no_listing_showed_is_not_ended_if_it_is_where_its_record_says() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = Arc::new(Spool::open(&dir.path().join("s"), Options::default()).unwrap());
+        let (new, now) = (NewData::create(&spool).unwrap(), UnixTime::now());
+        let id = new.id();
+        let mut record = Record::new(Some(Length(0)), now);
+        record.offset = Offset(0);
+        new.into_completed(record, now).unwrap();
+        let claimed = try_claim(&spool, id, DataAt::Completed, now).unwrap();
+        assert!(matches!(claimed, TryClaim::Claimed(_)));
+        let look = Look {
+            spool: &spool,
+            lease: None,
+            now,
+        };
+        let shown = Names {
+            records: vec![RecordAt::Completed],
+            ..Names::default()
+        };
+        own_step(&look, id, &shown, Wrong::NoData(RecordAt::Completed)).unwrap();
+        let found = lookup::find(&spool, id).unwrap().unwrap();
+        assert_eq!(found.state(), State::Processing);
+    }
 }
