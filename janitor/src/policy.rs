@@ -50,9 +50,9 @@ pub enum Expired {
 pub enum Found {
     /// `uploads/`: the client may go on.
     Receiving,
-    /// `uploads/`: a part of a concatenation that no unfinished final names.
+    /// `uploads/`: a part of a concatenation that bears the name of no unfinished final.
     Part,
-    /// `uploads/`: a part that a final names whose joining is not over.
+    /// `uploads/`: a part of a final whose joining is not over.
     NamedPart,
     /// `uploads/`: a final whose parts are being joined.
     Assembling,

@@ -4,6 +4,7 @@
 //! at again; who holds the lock is left in peace. Any number of passes may run at once.
 
 mod deeds;
+mod needed;
 mod pairs;
 mod strays;
 #[cfg(test)]
@@ -26,6 +27,7 @@ use crate::look::{Look, Sight, record_home};
 use crate::policy::{Found, Policy, Verdict, judge};
 use crate::report::{Report, Tally};
 use deeds::{Deeds, Done};
+use needed::Needed;
 use pairs::{Beside, Pairs};
 use strays::Strays;
 
@@ -77,6 +79,7 @@ pub fn sweep(spools: &Spools, rules: &Rules, now: UnixTime, stop: &dyn Fn() -> b
         report,
         deletions: 0,
         strays,
+        needed: Needed::default(),
     };
     // Claims first: what they give back is in order when the rest is looked at. Dead letters before
     // what becomes one in this pass, which need not be looked at again. The outbox holds nothing to
@@ -109,6 +112,7 @@ struct Sweep<'a> {
     /// Uploads that lost their data, or would have.
     deletions: u64,
     strays: Strays,
+    needed: Needed,
 }
 
 impl Sweep<'_> {
@@ -254,7 +258,11 @@ impl Sweep<'_> {
         if age <= self.rules.policy.soonest() && !matches!(at, DataAt::Claimed(_)) {
             return Ok(());
         }
-        let sight = self.look().at_data(id, at, &data, read)?;
+        let mut sight = self.look().at_data(id, at, &data, read)?;
+        let is_due = self.judge(sight) != Verdict::Keep;
+        if sight.found == Found::Part && is_due && self.needed.has(self.spool, id)? {
+            sight.found = Found::NamedPart;
+        }
         self.obey(id, sight, |deeds, verdict| {
             deeds.to_data(id, at, sight.found, verdict)
         })
