@@ -86,7 +86,14 @@ impl Resting {
     pub fn resume(&self) -> Result<Option<Receiving>, DiskError> {
         let layout = self.spool.layout();
         let lock = match DataLock::try_lock(&layout.data(self.id, DataAt::Uploads))? {
-            TryLock::Held(lock) if lock.identity() == self.identity => lock,
+            // Of another length if somebody has been here who moved no watermark: were one of those
+            // bytes lost, it must not be written again before the file is cut.
+            TryLock::Held(lock)
+                if lock.identity() == self.identity
+                    && lock.size_when_locked() == self.record.offset.0 =>
+            {
+                lock
+            }
             TryLock::Held(_) | TryLock::Busy | TryLock::Missing => return Ok(None),
         };
         let path = layout.record(self.id, RecordAt::Uploads);

@@ -142,6 +142,9 @@ fn a_resting_upload_is_free_for_others_and_given_up_once_they_moved_it() {
     let resting = Box::new(first).rest().unwrap();
     let back = resting.resume().unwrap().expect("nobody came");
     let resting = Box::new(back).rest().unwrap();
+    opened(&spool, id).data().write_all_at(b"x", 0).unwrap();
+    let resumed = resting.resume().unwrap();
+    assert!(resumed.is_none(), "whether that byte is lost, nobody knows");
     let mut second = opened(&spool, id);
     assert!(resting.resume().unwrap().is_none(), "the second holds it");
     second.data().write_all_at(b"xx", 0).unwrap();
