@@ -121,12 +121,12 @@ pub enum InvalidConfig {
     #[error("--event-secret: {0}")]
     Secret(InvalidSecret),
     /// The file cannot be read.
-    #[error("--event-secret-file {}: {kind}", path.display())]
+    #[error("--event-secret-file {}: {reason}", path.display())]
     SecretFile {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
-        kind: std::io::ErrorKind,
+        /// What is wrong with it, in the system's words.
+        reason: String,
     },
     /// A length that no file can have.
     #[error("--max-size is larger than a file can be")]

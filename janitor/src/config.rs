@@ -19,7 +19,8 @@ pub struct Args {
     /// Which spool
     pub spool: SpoolArgs,
 
-    /// Idle time after which an unfinished upload is removed
+    /// Idle time after which an unfinished upload is removed; not below ingest's --expire-after,
+    /// which clients are told
     #[arg(long, help_heading = "What goes, and when", value_name = "DURATION", default_value_t = Period::from_secs(86_400))]
     pub stale_upload_age: Period,
 
@@ -43,17 +44,17 @@ pub struct Args {
     #[arg(
         long,
         help_heading = "What goes, and when",
-        value_name = "ACTION",
+        value_name = "finish|delete",
         default_value_t,
         value_enum
     )]
     pub zombies: Zombies,
 
-    /// What to do with finished uploads that nobody has claimed
+    /// What to do with finished uploads that have expired: move them to failed/, or delete them
     #[arg(
         long,
         help_heading = "What goes, and when",
-        value_name = "ACTION",
+        value_name = "move|delete",
         default_value_t,
         value_enum
     )]

@@ -83,15 +83,15 @@ pub(super) struct NetworkArgs {
     pub(super) max_connections: Option<usize>,
 
     /// Time for a request's headers to arrive
-    #[arg(long, value_name = "TIME", default_value_t = HEADER_TIMEOUT_DEFAULT)]
+    #[arg(long, value_name = "DURATION", default_value_t = HEADER_TIMEOUT_DEFAULT)]
     pub(super) header_timeout: Period,
 
     /// Time that a connection may be idle between two requests
-    #[arg(long, value_name = "TIME", default_value_t = KEEP_ALIVE_TIMEOUT_DEFAULT)]
+    #[arg(long, value_name = "DURATION", default_value_t = KEEP_ALIVE_TIMEOUT_DEFAULT)]
     pub(super) keep_alive_timeout: Period,
 
     /// Time without a byte after which an upload's connection is given up; its bytes are kept
-    #[arg(long, value_name = "TIME", default_value_t = STALL_TIMEOUT_DEFAULT)]
+    #[arg(long, value_name = "DURATION", default_value_t = STALL_TIMEOUT_DEFAULT)]
     pub(super) stall_timeout: Period,
 
     /// Bytes per second below which, over a minute, an upload's connection is given up as one that
@@ -101,7 +101,7 @@ pub(super) struct NetworkArgs {
 
     /// Time that running uploads have after SIGTERM; then their bytes are kept and they are told
     /// to come back
-    #[arg(long, value_name = "TIME", default_value_t = DRAIN_TIMEOUT_DEFAULT)]
+    #[arg(long, value_name = "DURATION", default_value_t = DRAIN_TIMEOUT_DEFAULT)]
     pub(super) drain_timeout: Period,
 }
 
@@ -145,7 +145,7 @@ pub(super) struct ProtocolArgs {
     pub(super) digest: Digest,
 
     /// Idle time after which an unfinished upload is gone; 0 for never
-    #[arg(long, value_name = "TIME", default_value_t = EXPIRE_AFTER_DEFAULT)]
+    #[arg(long, value_name = "DURATION", default_value_t = EXPIRE_AFTER_DEFAULT)]
     pub(super) expire_after: Period,
 }
 

@@ -33,7 +33,7 @@ pub(crate) struct HookArgs {
     on_create: Option<String>,
 
     /// Time that --on-create may take, waiting for its turn included
-    #[arg(long, value_name = "TIME", default_value_t = ON_CREATE_TIMEOUT_DEFAULT)]
+    #[arg(long, value_name = "DURATION", default_value_t = ON_CREATE_TIMEOUT_DEFAULT)]
     on_create_timeout: Period,
 
     /// Questions to --on-create at a time; more wait for their turn
@@ -69,7 +69,7 @@ pub(crate) struct HookArgs {
     events: Vec<Kind>,
 
     /// Time that a listener may take
-    #[arg(long, value_name = "TIME", default_value_t = EVENT_TIMEOUT_DEFAULT)]
+    #[arg(long, value_name = "DURATION", default_value_t = EVENT_TIMEOUT_DEFAULT)]
     event_timeout: Period,
 
     /// Tell clients, in the answer to GET, why processing their upload failed
@@ -148,7 +148,7 @@ fn secret(text: Option<String>, file: Option<PathBuf>) -> Result<Option<Secret>,
             let read = std::fs::read_to_string(&path);
             Some(read.map_err(|error| InvalidConfig::SecretFile {
                 path,
-                kind: error.kind(),
+                reason: error.to_string(),
             })?)
         }
         (text, None) => text,
@@ -224,7 +224,14 @@ mod tests {
         let short = [url, ["--event-secret", "whsec_AAAA"]].concat();
         assert!(matches!(refused(&short), InvalidConfig::Secret(_)));
         let none = [url, ["--event-secret-file", "/no/such/file"]].concat();
-        assert!(matches!(refused(&none), InvalidConfig::SecretFile { .. }));
+        let said = refused(&none).to_string();
+        assert!(
+            said.contains("/no/such/file: No such file or directory"),
+            "{said}"
+        );
+        let ftp = refused(&["--event-url", "ftp://127.0.0.1/"]);
+        let expected = InvalidHook::Url("ftp://127.0.0.1/".into());
+        assert_eq!(ftp, InvalidConfig::Hook("--event-url", expected));
         let missing = refused(&["--on-event", "no-such-program-x"]);
         assert!(matches!(
             missing,

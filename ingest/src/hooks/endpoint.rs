@@ -26,6 +26,9 @@ impl FromStr for Endpoint {
     fn from_str(text: &str) -> Result<Self, InvalidHook> {
         let bad = || InvalidHook::Url(text.to_owned());
         let url: Url = text.parse().map_err(|_| bad())?;
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(bad());
+        }
         let host = url.host_str().ok_or_else(bad)?;
         let port = url.port_or_known_default().ok_or_else(bad)?;
         // `[::1]` is how a URL writes it, and not what a resolver knows.

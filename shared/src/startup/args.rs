@@ -24,10 +24,10 @@ pub struct SpoolArgs {
     #[arg(long, value_name = "OCTAL", default_value_t = Mode(0o600), help_heading = "Spool")]
     pub file_mode: Mode,
 
-    /// When bytes are forced to the disk
+    /// What has to be on the disk before it is acknowledged: every byte, finished uploads, or nothing
     #[arg(
         long,
-        value_name = "WHEN",
+        value_name = "every-patch|on-finish|none",
         default_value = "every-patch",
         value_enum,
         help_heading = "Spool"

@@ -12,7 +12,7 @@ pub struct LogArgs {
     /// How log lines look: auto is human on a terminal and json elsewhere
     #[arg(
         long,
-        value_name = "FORMAT",
+        value_name = "auto|human|json",
         default_value_t,
         value_enum,
         help_heading = "Logging"
