@@ -120,7 +120,6 @@ pub fn try_claim(
         Err(error) if error.is_missing() => return Ok(TryClaim::Gone),
         result => result?,
     }
-    failpoint::hit(Failpoint::ClaimRenamed).on("claim", &path)?;
     begin(spool, id, claim, lock, &path, now)
 }
 
@@ -185,6 +184,7 @@ fn count_attempt(
     claim: ClaimId,
 ) -> Result<(RecordFile, Record), RecordError> {
     let path = spool.layout().record(id, RecordAt::Completed);
+    failpoint::hit(Failpoint::ClaimRenamed).on("claim", &path)?;
     let (mut file, mut record) = spool.open_record(path, Dir::Claimed, id)?;
     record.set_place(DataAt::Claimed(claim));
     record.attempts = record.attempts.saturating_add(1);

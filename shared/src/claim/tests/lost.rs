@@ -13,6 +13,18 @@ fn a_state_that_a_crash_left_empty_is_as_good_as_none() {
 }
 
 #[test]
+fn a_claim_that_cannot_be_counted_for_want_of_space_is_as_if_it_had_not_been_made() {
+    let case = case();
+    {
+        let _full = failpoint::scoped("claim.renamed=error:ENOSPC").unwrap();
+        let refused = try_claim(&case.spool, case.id, DataAt::Completed, now(3));
+        assert!(refused.unwrap_err().is_full());
+    }
+    assert_eq!(case.names(), ["completed/ID", "completed/ID.meta"]);
+    assert_eq!(case.claim().attempt(), 1);
+}
+
+#[test]
 fn a_claim_that_was_taken_away_touches_nothing() {
     let case = case();
     let claim = case.claim();
