@@ -188,13 +188,10 @@ fn looks_at_claims(consumer: &Process) -> usize {
 /// Restarts one brick after the other until the lock of the one claim is free for the other host,
 /// although its holder lives and works: without that, the rest would prove nothing.
 fn lose_the_lock(volume: &Volume, there: &Pipeline) {
-    let claimed = there.spool().root().join("claimed");
     let is_free = || {
-        let entries = std::fs::read_dir(&claimed).unwrap().filter_map(Result::ok);
-        let mut paths = entries.map(|entry| entry.path());
-        let data =
-            paths.find(|path| path.to_string_lossy().contains('~') && path.extension().is_none());
-        let data = data.unwrap();
+        let mut names = there.spool().names("claimed").into_iter();
+        let data = names.find(|name| !name.ends_with(".state")).unwrap();
+        let data = there.spool().path("claimed", &data);
         let file = File::options().read(true).write(true).open(data).unwrap();
         file.try_lock().is_ok() // and free again at once
     };
