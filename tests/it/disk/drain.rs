@@ -53,15 +53,21 @@ impl Full {
     }
 }
 
-#[test]
-fn a_full_disk_is_drained_into_another_one() {
+/// On ext4, and at full size on the other filesystems too.
+fn on_full_disks(check: impl Fn(Kind, &Pipeline)) {
     if !needs::met(&loop_fs::NEEDS) {
         return;
     }
     for kind in sized(&Kind::ALL[..1], &Kind::ALL[..]) {
         let full = Full::new(*kind);
         full.fill();
-        let pipeline = &full.pipeline;
+        check(*kind, &full.pipeline);
+    }
+}
+
+#[test]
+fn a_full_disk_is_drained_into_another_one() {
+    on_full_disks(|kind, pipeline| {
         let out = pipeline.out();
         let _consumer = pipeline.consumer(&["--move-to", &out.to_string_lossy()]);
         wait_until("an empty spool", || {
@@ -73,19 +79,13 @@ fn a_full_disk_is_drained_into_another_one() {
             assert!(delivered == body, "{kind:?}: {n}");
         }
         assert_eq!(std::fs::read_dir(&out).unwrap().count(), UPLOADS);
-    }
+    });
 }
 
 /// The first one fails, and the last one is rejected: both take space.
 #[test]
 fn commands_run_on_a_full_disk_and_each_attempt_counts() {
-    if !needs::met(&loop_fs::NEEDS) {
-        return;
-    }
-    for kind in sized(&Kind::ALL[..1], &Kind::ALL[..]) {
-        let full = Full::new(*kind);
-        full.fill();
-        let pipeline = &full.pipeline;
+    on_full_disks(|kind, pipeline| {
         let judge = "case $NAME.$ATTEMPT in 0.1) exit 1 ;; 5.*) exit 65 ;; esac";
         let hook = Hook::new(pipeline, "judge", judge);
         let args = ["--hook", &hook.command(), "--backoff-base", "100ms"];
@@ -102,5 +102,5 @@ fn commands_run_on_a_full_disk_and_each_attempt_counts() {
         let reason = format!("{rejected}.reason.json");
         let reason = pipeline.spool().json("failed", &reason);
         assert_eq!(reason["attempts_begun"], 1, "{reason}");
-    }
+    });
 }
